@@ -1,0 +1,77 @@
+"""The registry of kernels. Registering is being tested: the conformance suite runs over it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from discrete_ebm.errors import RegistryError
+from discrete_ebm.samplers.base import Kernel
+
+__all__ = ["SamplerSpec", "create", "names", "register", "spec"]
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """One row of the registry.
+
+    ``build(**settings)`` makes the kernel; ``source`` names paper and equation; ``spaces`` are class names of spaces;
+    ``needs_gradient``: a differentiable energy is required (when it has no exact deltas); ``exact``: the target is
+    kept exactly; ``reversible``: one step satisfies detailed balance.
+    """
+
+    name: str
+    build: Callable[..., Kernel]
+    summary: str
+    source: str
+    spaces: frozenset[str]
+    needs_gradient: bool
+    exact: bool
+    reversible: bool
+
+
+_SPECS: dict[str, SamplerSpec] = {}
+_plugins_loaded = False
+
+
+def register(new: SamplerSpec) -> None:
+    """Add a sampler; a name that is taken raises :class:`RegistryError`."""
+    if new.name in _SPECS:
+        raise RegistryError(f"Sampler {new.name!r} is already registered ({_SPECS[new.name].summary}). Pick another.")
+    _SPECS[new.name] = new
+
+
+def _load_plugins() -> None:
+    global _plugins_loaded
+    if _plugins_loaded:
+        return
+    _plugins_loaded = True
+    for point in entry_points(group="discrete_ebm.samplers"):
+        loaded = point.load()
+        item = loaded() if callable(loaded) and not isinstance(loaded, SamplerSpec) else loaded
+        if isinstance(item, SamplerSpec) and item.name not in _SPECS:
+            register(item)
+
+
+def names() -> list[str]:
+    """Names of all registered samplers, sorted; plug-ins included."""
+    _load_plugins()
+    return sorted(_SPECS)
+
+
+def spec(name: str) -> SamplerSpec:
+    """The row of one sampler; an unknown name suggests the nearest."""
+    _load_plugins()
+    if name not in _SPECS:
+        near = difflib.get_close_matches(name, _SPECS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise RegistryError(f"Unknown sampler {name!r}.{hint} Available: {', '.join(names())}.")
+    return _SPECS[name]
+
+
+def create(name: str, **settings: Any) -> Kernel:
+    """Build a kernel by name with its settings."""
+    return spec(name).build(**settings)
