@@ -1,0 +1,1 @@
+"""Chemistry behind the molecular space: reading, isolating, valence and writing. RDKit stays inside this folder."""
