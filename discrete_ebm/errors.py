@@ -57,3 +57,7 @@ class SmilesRejected(MoleculeError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class ConformanceError(EBMError, AssertionError):
+    """A sampler does not keep a promise that :func:`discrete_ebm.testing.check_sampler` checks."""

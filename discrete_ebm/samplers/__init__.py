@@ -1,0 +1,35 @@
+"""Samplers: one registry of kernels, made by name with :func:`create`."""
+
+from discrete_ebm.samplers import block_gibbs as _block_gibbs  # importing a kernel's file registers it
+from discrete_ebm.samplers import gibbs as _gibbs
+from discrete_ebm.samplers import gwg as _gwg
+from discrete_ebm.samplers import langevin as _langevin
+from discrete_ebm.samplers.accept import metropolis_hastings, metropolis_log_alpha
+from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo
+from discrete_ebm.samplers.informed import Neighbourhood, Proposal, propose
+from discrete_ebm.samplers.registry import SamplerSpec, create, names, register, spec
+
+BlockGibbs = _block_gibbs.BlockGibbs
+Gibbs = _gibbs.Gibbs
+GibbsWithGradients = _gwg.GibbsWithGradients
+Langevin = _langevin.Langevin
+
+__all__ = [
+    "BlockGibbs",
+    "ChainState",
+    "Gibbs",
+    "GibbsWithGradients",
+    "Kernel",
+    "Langevin",
+    "Neighbourhood",
+    "Proposal",
+    "SamplerSpec",
+    "StepInfo",
+    "create",
+    "metropolis_hastings",
+    "metropolis_log_alpha",
+    "names",
+    "propose",
+    "register",
+    "spec",
+]

@@ -55,12 +55,16 @@ class Neighbourhood(ABC):
 
 
 class Proposal(NamedTuple):
-    """Proposed states ``y``, the ``move`` (C,) that led there, log q(x|y) − log q(y|x) (C,), and ``possible`` (C,)."""
+    """Proposed states ``y``, the ``move`` (C,) that led there, log q(x|y) − log q(y|x) (C,), and ``possible`` (C,).
+
+    ``deltas_y`` (C, M) are the deltas at ``y``, for the caller to keep where the proposal is accepted.
+    """
 
     y: Tensor
     move: Tensor
     log_q_ratio: Tensor
     possible: Tensor
+    deltas_y: Tensor | None = None
 
 
 def draw_move(logits: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -84,23 +88,28 @@ def propose(
     deltas_at: Any = None,
     balancing: str = "sqrt",
     clamp: Tensor | None = None,
+    deltas_x: Tensor | None = None,
 ) -> Proposal:
     """Draw a move from x and take the reverse probability at y.
 
-    ``deltas_at(x)`` gives (C, M) energy changes (exact or estimated) or is None for an uninformed proposal. Chains
-    without a legal move stay (``possible`` False, y = x).
+    ``deltas_at(x)`` gives (C, M) energy changes (exact or estimated) or is None for an uninformed proposal; with
+    ``deltas_x`` given (kept from the step before) it is called once, at y. Chains without a legal move stay
+    (``possible`` False, y = x).
     """
     context = neighbourhood.draw_context(x, generator)
-    forward = neighbourhood.scores(x, deltas_at(x) if deltas_at else None, beta, balancing, context, clamp)
+    if deltas_x is None and deltas_at is not None:
+        deltas_x = deltas_at(x)
+    forward = neighbourhood.scores(x, deltas_x, beta, balancing, context, clamp)
     move, possible = draw_move(forward, generator=generator)
     y = neighbourhood.apply(x, move, context)
     y = torch.where(possible.reshape(-1, *[1] * (x.dim() - 1)), y, x)
-    backward = neighbourhood.scores(y, deltas_at(y) if deltas_at else None, beta, balancing, context, clamp)
+    deltas_y = deltas_at(y) if deltas_at is not None else None
+    backward = neighbourhood.scores(y, deltas_y, beta, balancing, context, clamp)
     back = neighbourhood.reverse(x, move, y, context)
     log_forward = forward.gather(-1, move[:, None])[:, 0] - forward.logsumexp(-1)
     log_backward = backward.gather(-1, back[:, None])[:, 0] - backward.logsumexp(-1)
     ratio = torch.where(possible, log_backward - log_forward, torch.zeros_like(log_forward))
-    return Proposal(y, move, ratio, possible)
+    return Proposal(y, move, ratio, possible, deltas_y)
 
 
 def screen(

@@ -1,0 +1,297 @@
+"""Block Gibbs: sites that do not interact are drawn together, one colour class after the other.
+
+Classes come from the energy's ``blocks()``, or from a greedy colouring of its ``edges()``. Neither is believed: a block
+with an edge inside would be sampled from the wrong law without any sign of it, so blocks are checked first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from discrete_ebm.energies.base import (
+    HasBlocks,
+    HasConditionals,
+    HasFlipDeltas,
+    HasGraph,
+    energy_dtype,
+    evaluate_energy,
+)
+from discrete_ebm.errors import CapabilityError, SpaceError
+from discrete_ebm.samplers.accept import metropolis_hastings, select
+from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
+from discrete_ebm.samplers.informed import draw_move
+from discrete_ebm.samplers.registry import SamplerSpec, register
+from discrete_ebm.samplers.single_site import (
+    at_least_float32,
+    free_sites,
+    require_discrete,
+    site_logits,
+    site_tables,
+    start,
+    tempered,
+)
+
+__all__ = ["BlockGibbs", "HasLatents", "colour_classes"]
+
+
+@runtime_checkable
+class HasLatents(Protocol):
+    """A model of binary visibles with binary hidden units that are independent given the visibles, and conversely."""
+
+    def hidden_logits(self, visible: Tensor) -> Tensor:
+        """(C, H) log odds of each hidden unit given the encoded visibles, at beta = 1."""
+
+    def visible_logits(self, hidden: Tensor) -> Tensor:
+        """(C, N) log odds of each visible given the hidden units (0/1 floats), at beta = 1."""
+
+
+class _Plan(NamedTuple):
+    """How to update an energy's sites; ``source`` is what it was made from, to notice that this changed."""
+
+    blocks: list[Tensor]
+    source: list[Tensor]
+
+
+_PLANS: WeakKeyDictionary[Any, _Plan] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class BlockGibbs(Kernel):
+    r"""One step is a sweep: every block once, all sites of a block at once, each from its law given the rest.
+
+    An energy with hidden units that are summed out (an RBM) is updated through them instead: h ~ p(h | x), then
+    x′ ~ p(x′ | h), both at β. That pair keeps the marginal of the tempered *joint* law, exp(−F_β(x)), which is not the
+    target exp(−βF(x)) when β ≠ 1; the step is then accepted with
+    min(1, exp(c(x) − c(x′))), c(x) = Σ_j log(1 + e^{β a_j(x)}) − β log(1 + e^{a_j(x)}), where a_j are the hidden log
+    odds, which makes it exact at every β (at β = 1 everything is accepted).
+
+    Invariant law: exp(−βE). Cost: one closed-form conditional per site and one energy per sweep; without a closed form
+    N·(K − 1) energy evaluations.
+    Source: Geman & Geman 1984; hidden units: Hinton 2002, "Training products of experts".
+    """
+
+    @torch.no_grad()
+    def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:
+        """State at a copy of ``x0`` (C, *shape). Finds and checks the blocks when they are new or have changed."""
+        require_discrete("block-gibbs", energy.space)
+        if not _has_latents(energy):
+            colour_classes(energy, x0.device)
+        x, energies = start(energy, x0)
+        return ChainState(x, energies, {}, torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def step(self, energy: Any, state: ChainState, *, generator: torch.Generator, beta: float | Tensor = 1.0,
+             clamp: Tensor | None = None) -> tuple[ChainState, StepInfo]:
+        """One sweep of all C chains."""
+        free = free_sites(energy.space, clamp, state.x.shape[0])
+        column = beta_column(beta, state.energy)
+        if _has_latents(energy):
+            return self._through_hidden(energy, state, column, free, generator)
+        return self._blocks(energy, state, column, free, generator)
+
+    def _blocks(self, energy: Any, state: ChainState, beta: Tensor, free: Tensor | None,
+                generator: torch.Generator) -> tuple[ChainState, StepInfo]:
+        space, n_chains = energy.space, state.x.shape[0]
+        x, index = state.x.clone(), space.to_index(state.x).clone()
+        before, flat = index.clone(), x.view(n_chains, -1)  # writes to flat go through to x
+        values, legal = site_tables(space, x.device)
+        plan = _PLANS.get(energy)
+        if plan is None or plan.blocks[0].device != x.device:  # a chain resumed in a new process
+            colour_classes(energy, x.device)
+            plan = _PLANS[energy]
+        broken, energies, calls = torch.zeros_like(beta, dtype=torch.bool), state.energy, 0.0
+        for block in plan.blocks:
+            logits, cost = _block_logits(energy, x, index, energies, block, values)
+            weights, bad = tempered(logits, beta[:, None, None], legal[block])
+            value, possible = draw_move(weights.flatten(0, 1), generator=generator)
+            keep = ~possible.view(n_chains, -1)
+            if free is not None:
+                keep = keep | ~free[:, block]
+                bad = bad & free[:, block]
+            value = torch.where(keep, index[:, block], value.view(n_chains, -1))
+            index[:, block] = value
+            flat[:, block] = values[value, block]
+            broken = broken | bad.any(dim=1)
+            if cost:  # conditionals by evaluation start from the energy at the block's start
+                energies, calls = at_least_float32(evaluate_energy(energy, x)), calls + cost
+        if not calls:
+            energies, calls = at_least_float32(evaluate_energy(energy, x)), 1.0
+        info = StepInfo(
+            acceptance=torch.ones_like(beta),
+            accepted=torch.ones_like(broken),
+            hamming=(index != before).sum(1),
+            energy_calls=calls,
+            gradient_calls=0.0,
+            non_finite=broken.sum(),
+        )
+        return ChainState(x, energies, {}, state.step + 1), info
+
+    def _through_hidden(self, energy: Any, state: ChainState, beta: Tensor, free: Tensor | None,
+                        generator: torch.Generator) -> tuple[ChainState, StepInfo]:
+        space, x, column = energy.space, state.x, beta[:, None]
+        odds = _hidden_logits(energy, x)
+        hidden = _bernoulli(column * odds, generator)
+        odds_visible = at_least_float32(energy.visible_logits(hidden.to(energy_dtype(energy) or odds.dtype)))
+        visible = _bernoulli(column * odds_visible, generator)
+        y = space.from_index(visible.long().flatten(1))
+        if free is not None:
+            y = torch.where(free.view(x.shape), y, x)
+        energy_y, odds_y = at_least_float32(evaluate_energy(energy, y)), _hidden_logits(energy, y)
+        log_alpha = _tempering_gap(odds, beta) - _tempering_gap(odds_y, beta)
+        log_alpha = torch.where(beta == 1, torch.zeros_like(log_alpha), log_alpha)  # exactly, not up to rounding
+        sums = odds.sum(1) + odds_visible.flatten(1).sum(1) + odds_y.sum(1)  # NaN or infinite if any part is
+        finite = energy_y.isfinite() & sums.isfinite()
+        log_alpha = log_alpha.masked_fill(~finite, -torch.inf)
+        accepted, acceptance = metropolis_hastings(log_alpha, generator=generator)
+        moved = ChainState(select(accepted, y, x), select(accepted, energy_y, state.energy), {}, state.step + 1)
+        info = StepInfo(
+            acceptance=acceptance,
+            accepted=accepted,
+            hamming=(moved.x != x).flatten(1).sum(1),
+            energy_calls=1.0,
+            gradient_calls=0.0,
+            non_finite=(~finite).sum(),
+        )
+        return moved, info
+
+
+def colour_classes(energy: Any, device: torch.device | str = "cpu") -> list[Tensor]:
+    """Checked blocks of sites (int64 on ``device``) that are independent given the rest and cover every site once.
+
+    Kept for the energy until its ``blocks()`` or ``edges()`` change.
+
+    Raises:
+        CapabilityError: the energy offers neither, or two sites of a block interact.
+        SpaceError: the blocks do not cover every site exactly once.
+    """
+    given = [block.detach().cpu().long() for block in energy.blocks()] if isinstance(energy, HasBlocks) else None
+    edges = energy.edges().detach().cpu().long() if isinstance(energy, HasGraph) else None
+    if given is None and edges is None:
+        raise CapabilityError(
+            f"`energy` must have `blocks()` or `edges()` for block-gibbs; got {type(energy).__name__} with neither. "
+            "Use sampler='gibbs', which needs nothing."
+        )
+    device = torch.device(device)
+    source = [*(given or []), *([] if edges is None else [edges])]
+    plan = _PLANS.get(energy)
+    if plan is None or len(plan.source) != len(source) or not all(map(torch.equal, plan.source, source)):
+        blocks = _greedy_colouring(energy.space.n_sites, edges) if given is None else given
+        _check_cover(blocks, energy.space.n_sites)
+        if edges is not None:
+            _check_edges(blocks, edges, energy.space.n_sites)
+        else:
+            _check_numerically(energy, blocks, device)
+        plan = _Plan(blocks, source)
+    plan = _Plan([block.to(device) for block in plan.blocks], plan.source)
+    _PLANS[energy] = plan
+    return plan.blocks
+
+
+def _greedy_colouring(n_sites: int, edges: Tensor | None) -> list[Tensor]:
+    import networkx  # here, because importing it takes longer than the rest of the package
+
+    graph = networkx.empty_graph(n_sites)
+    if edges is not None:
+        graph.add_edges_from((i, j) for i, j in edges.t().tolist() if i != j)
+    colour = networkx.greedy_color(graph, strategy="largest_first")
+    label = torch.tensor([colour[site] for site in range(n_sites)])
+    return [torch.nonzero(label == value)[:, 0] for value in range(int(label.max()) + 1)]
+
+
+def _check_cover(blocks: list[Tensor], n_sites: int) -> None:
+    sites = torch.cat(blocks) if blocks else torch.empty(0, dtype=torch.int64)
+    if not torch.equal(sites.sort().values, torch.arange(n_sites)):
+        raise SpaceError(
+            f"`blocks()` must cover each of the {n_sites} sites exactly once; got {len(sites)} entries with "
+            f"{len(sites.unique())} distinct sites. List every site in one block."
+        )
+
+
+def _check_edges(blocks: list[Tensor], edges: Tensor, n_sites: int) -> None:
+    label = torch.empty(n_sites, dtype=torch.int64)
+    for number, block in enumerate(blocks):
+        label[block] = number
+    inside = (label[edges[0]] == label[edges[1]]) & (edges[0] != edges[1])
+    if bool(inside.any()):
+        i, j = edges[:, inside][:, 0].tolist()
+        raise CapabilityError(
+            f"`blocks()` must not hold two sites that interact; got sites {i} and {j} in one block. "
+            "Remove `blocks()` to have the colouring found from `edges()`."
+        )
+
+
+def _check_numerically(energy: Any, blocks: list[Tensor], device: torch.device, n_states: int = 32) -> None:
+    """Conditionals in a block must not change when the whole block is redrawn; checked on random states."""
+    space = energy.space
+    generator = torch.Generator(device=device).manual_seed(0)  # its own: the caller's stream must not depend on this
+    values, legal = site_tables(space, device)
+    for block in blocks:
+        block = block.to(device)
+        if len(block) < 2:
+            continue
+        x, other = space.random(n_states, generator), space.random(n_states, generator)
+        changed = space.to_index(x).clone()
+        changed[:, block] = space.to_index(other)[:, block]
+        laws = []
+        for index in (space.to_index(x), changed):
+            at = space.from_index(index)
+            energies = at_least_float32(evaluate_energy(energy, at))
+            logits, _ = _block_logits(energy, at, index, energies, block, values)
+            laws.append(logits.masked_fill(~legal[block], -torch.inf).log_softmax(-1).masked_fill(~legal[block], 0))
+        size = max(1.0, float(energies.abs().max()), float(laws[0].abs().max()))
+        gap = (laws[0] - laws[1]).abs().amax(dim=(0, 2))
+        if not bool((gap <= 1e3 * torch.finfo(gap.dtype).eps * size).all()):  # NaN fails too
+            site = int(block[int(gap.nan_to_num(torch.inf).argmax())])
+            raise CapabilityError(
+                f"`blocks()` must hold sites that are independent given the rest; got site {site} whose law changes "
+                f"by {float(gap.max()):.3g} nats when its block is redrawn. Split that block."
+            )
+
+
+def _block_logits(energy: Any, x: Tensor, index: Tensor, energies: Tensor, block: Tensor,
+                  values: Tensor) -> tuple[Tensor, float]:
+    """((C, S, K) log weights of every site of a block at β = 1, energy evaluations per chain)."""
+    if isinstance(energy, HasConditionals):
+        return at_least_float32(energy.conditional_logits(x, block)), 0.0
+    if isinstance(energy, HasFlipDeltas):
+        return -at_least_float32(energy.flip_deltas(x)[:, block]), 0.0
+    parts = [site_logits(energy, x, index, energies, site, values, False) for site in block.unbind(0)]
+    return torch.stack([logits for logits, _ in parts], dim=1), sum(cost for _, cost in parts) + 1.0
+
+
+def _has_latents(energy: Any) -> bool:
+    return isinstance(energy, HasLatents) and energy.space.name == "Binary"
+
+
+def _hidden_logits(energy: Any, x: Tensor) -> Tensor:
+    return at_least_float32(energy.hidden_logits(energy.space.encode_as(x, energy_dtype(energy))))
+
+
+def _bernoulli(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Bool draws with P(True) = σ(logits), by racing two exponentials: no probability is ever rounded to 0 or 1."""
+    first = torch.empty_like(logits).exponential_(generator=generator).log()
+    second = torch.empty_like(logits).exponential_(generator=generator).log()
+    return logits - first > -second
+
+
+def _tempering_gap(odds: Tensor, beta: Tensor) -> Tensor:
+    """c(x) = Σ_j softplus(β a_j) − β softplus(a_j), (C,): what the tempered joint law adds to −βF."""
+    log_sigmoid = torch.nn.functional.logsigmoid  # softplus(a) = −log σ(−a), without torch's cut at 20
+    return (beta[:, None] * log_sigmoid(-odds) - log_sigmoid(-beta[:, None] * odds)).sum(dim=1)
+
+
+register(SamplerSpec(
+    name="block-gibbs",
+    build=BlockGibbs,
+    summary="heat-bath sweep by colour classes; through the hidden units of an RBM",
+    source="Geman & Geman 1984; Hinton 2002",
+    spaces=frozenset({"Binary", "Spin", "Categorical", "Ordinal", "Product"}),
+    needs_gradient=False,
+    exact=True,
+    reversible=False,
+))

@@ -1,0 +1,125 @@
+"""Gibbs sampling: each site in turn is drawn from its exact law given all others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from discrete_ebm.energies.base import evaluate_energy
+from discrete_ebm.errors import SettingError
+from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
+from discrete_ebm.samplers.informed import draw_move
+from discrete_ebm.samplers.registry import SamplerSpec, register
+from discrete_ebm.samplers.single_site import (
+    at_least_float32,
+    free_sites,
+    require_discrete,
+    site_logits,
+    site_tables,
+    start,
+    tempered,
+)
+
+__all__ = ["Gibbs"]
+
+
+@dataclass(frozen=True)
+class Gibbs(Kernel):
+    r"""Heat-bath Gibbs; one step is a sweep of N site updates. Rejection-free.
+
+    Site i takes value v with probability ∝ exp(−β E(x with x_i = v)). A non-finite energy is never entered and is
+    counted in ``info.non_finite``.
+
+    Args:
+        scan: "raster" visits every site once in order; "random" makes N updates, each of a site chosen uniformly and
+            independently for each chain (a clamped choice changes nothing).
+        conditionals: "auto" uses ``conditional_logits`` or ``flip_deltas`` of the energy where it has them; False
+            evaluates the energy K − 1 times for each site instead; both have the same law.
+    Invariant law: exp(−βE); a random scan is reversible, a raster sweep is not.
+    Source: Geman & Geman 1984, "Stochastic relaxation"; random scan: Liu 2001, §6.1.
+    """
+
+    scan: str = "raster"
+    conditionals: bool | str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.scan not in ("raster", "random"):
+            raise SettingError(f"`scan` must be 'raster' or 'random'; got {self.scan!r}.")
+        if not (isinstance(self.conditionals, bool) or self.conditionals == "auto"):
+            raise SettingError(f"`conditionals` must be 'auto', True or False; got {self.conditionals!r}.")
+
+    @torch.no_grad()
+    def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:
+        """State at a copy of ``x0`` (C, *shape); one evaluation of the energy."""
+        require_discrete("gibbs", energy.space)
+        x, energies = start(energy, x0)
+        return ChainState(x, energies, {}, torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def step(self, energy: Any, state: ChainState, *, generator: torch.Generator, beta: float | Tensor = 1.0,
+             clamp: Tensor | None = None) -> tuple[ChainState, StepInfo]:
+        """One sweep of all C chains. Cost: N·(K − 1) energy evaluations, or N conditionals and one evaluation."""
+        space = energy.space
+        n_chains, n_sites = state.x.shape[0], space.n_sites
+        x, index = state.x.clone(), space.to_index(state.x).clone()
+        before = index.clone()
+        flat = x.view(n_chains, n_sites)  # writes go through to x
+        free, energies = free_sites(space, clamp, n_chains), state.energy
+        column = beta_column(beta, energies)[:, None]
+        values, legal = site_tables(space, x.device)
+        broken = torch.zeros(n_chains, dtype=torch.bool, device=x.device)
+        calls, evaluated = 0.0, True  # without a free site the energy stays as it is
+        for site in self._sites(n_chains, n_sites, clamp, x.device, generator):
+            own = site.expand(n_chains)[:, None]
+            logits, cost = site_logits(energy, x, index, energies, site, values, self.conditionals)
+            weights, bad = tempered(logits, column, legal[own[:, 0]])
+            value, possible = draw_move(weights, generator=generator)
+            value, old, move = value[:, None], index.gather(1, own), possible[:, None]
+            if free is not None:
+                move, bad = move & free.gather(1, own), bad & free.gather(1, own)[:, 0]
+            value = torch.where(move, value, old)
+            index.scatter_(1, own, value)
+            flat.scatter_(1, own, values[value, own])
+            broken = broken | bad
+            calls += cost
+            evaluated = cost > 0
+            if evaluated:
+                energies = -logits.gather(1, value)[:, 0]
+        if not evaluated:
+            energies, calls = at_least_float32(evaluate_energy(energy, x)), calls + 1.0
+        info = StepInfo(
+            acceptance=torch.ones_like(energies),
+            accepted=torch.ones(n_chains, dtype=torch.bool, device=x.device),
+            hamming=(index != before).sum(1),
+            energy_calls=calls,
+            gradient_calls=0.0,
+            non_finite=broken.sum(),
+        )
+        return ChainState(x, energies, {}, state.step + 1), info
+
+    def _sites(self, n_chains: int, n_sites: int, clamp: Tensor | None, device: torch.device,
+               generator: torch.Generator) -> list[Tensor]:
+        """The sites of one sweep: () tensors shared by all chains, or (C,) tensors for a random scan."""
+        if self.scan == "random":
+            drawn = torch.randint(n_sites, (n_sites, n_chains), generator=generator, device=device)
+            return list(drawn.unbind(0))
+        sites = torch.arange(n_sites, device=device)
+        if clamp is not None and clamp.device.type == "cpu":  # on a device this would wait for it
+            free_somewhere = ~clamp.reshape(-1, n_sites).all(0)
+            sites = sites[free_somewhere.to(device)]
+        return list(sites.unbind(0))
+
+
+register(SamplerSpec(
+    name="gibbs",
+    build=Gibbs,
+    summary="heat-bath sweep, one site after the other",
+    source="Geman & Geman 1984",
+    spaces=frozenset({"Binary", "Spin", "Categorical", "Ordinal", "Product"}),
+    needs_gradient=False,
+    exact=True,
+    reversible=False,
+))
