@@ -1,0 +1,140 @@
+"""What both command lines share: common options, one way to end with an error, one way to print a result.
+
+Exit codes: 0 done; 2 bad input or an error that the user can act on, told in one sentence on stderr; 130 interrupted
+with Ctrl-C, with what was done kept; 3 training diverged (the last good state is kept). A traceback is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from discrete_ebm.errors import DivergenceError, EBMError
+
+EXIT_OK, EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_INTERRUPTED = 0, 2, 3, 130
+
+
+def run(group: click.Command, args: Sequence[str] | None = None, *, prog_name: str) -> int:
+    """Run a command and turn every expected failure into one sentence on stderr and an exit code.
+
+    Args:
+        group: the click command. args: arguments without the program's name; ``sys.argv[1:]`` when None.
+        prog_name: shown in usage lines and before each sentence.
+
+    Returns:
+        The exit code; see the module's first lines.
+    """
+    try:
+        code = group.main(args=None if args is None else list(args), prog_name=prog_name, standalone_mode=False)
+        sys.stdout.flush()  # a full disk or a closed pipe behind stdout shows itself here, not at interpreter exit
+        return code if isinstance(code, int) else EXIT_OK
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        hint = f" Try `{error.ctx.command_path} --help`." if error.ctx is not None else ""
+        return _fail(prog_name, error.format_message() + hint)
+    except click.ClickException as error:
+        return _fail(prog_name, error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(prog_name, "interrupted; what was finished is kept.", EXIT_INTERRUPTED)
+    except DivergenceError as error:
+        return _fail(prog_name, str(error), EXIT_DIVERGED)
+    except EBMError as error:
+        return _fail(prog_name, str(error))
+    except BrokenPipeError:
+        return _closed_pipe(prog_name)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            return _closed_pipe(prog_name)
+        place = f" ({error.filename})" if error.filename else ""
+        advice = {
+            errno.ENOSPC: "Free some space or choose another place with --output.",
+            errno.EACCES: "Choose a place that may be read and written.",
+            errno.ENOENT: "Check the path.",
+        }.get(error.errno or 0, "Check the path and the disk.")
+        return _fail(prog_name, f"{error.strerror or error}{place}. {advice}")
+
+
+def _fail(prog_name: str, message: str, code: int = EXIT_BAD_INPUT) -> int:
+    """One sentence on stderr; a stderr that is closed too must not bring a traceback back."""
+    try:
+        click.echo(f"{prog_name}: {' '.join(message.split())}", err=True)
+    except OSError:
+        return code
+    return code
+
+
+def _closed_pipe(prog_name: str) -> int:
+    """The reader of our output went away: keep the interpreter from failing on its own last flush."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(devnull, sys.stdout.fileno())
+    except (OSError, ValueError):  # stdout is not a real file (a test's buffer): nothing to redirect
+        return _fail(prog_name, "the output was closed before everything was written.")
+    finally:
+        os.close(devnull)
+    return _fail(prog_name, "the output was closed before everything was written.")
+
+
+def common_options(output: str = "a dated folder under runs/") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator adding --seed, --device, --output, --quiet and --json, with the same words in every command.
+
+    Args:
+        output: what the command writes to when --output is not given, for the help text.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+            click.option("--quiet", is_flag=True, help="No progress bars and no table."),
+            click.option(
+                "--output", type=click.Path(path_type=Path), default=None, help=f"Where to write [default: {output}]."
+            ),
+            click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ..."),
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed."),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def check_device(device: str) -> str:
+    """The device if torch can use it.
+
+    Raises:
+        click.UsageError: unknown name or no such accelerator.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise click.UsageError(f"--device must name a usable device; got {device!r} ({first}).") from error
+    return device
+
+
+def echo_json(value: Any) -> None:
+    """Print strict JSON: NaN and infinity become null, anything unknown its text."""
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # tensors, arrays, NumPy numbers
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
