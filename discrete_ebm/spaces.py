@@ -293,7 +293,8 @@ def _enumerate_index(space: Space) -> Tensor:
         raise SpaceError(f"`space` must have at most {MAX_ENUMERATED} states to be enumerated; got {space!r} "
                          f"with {shown}. Estimate instead, e.g. with de.evaluate.ais.")
     code = torch.arange(int(space.n_states))
-    index = torch.empty(len(code), space.n_sites, dtype=torch.int64)
+    small = torch.int8 if space.k_max <= 128 else torch.int64  # 2²² rows of 22 sites: 92 MB instead of 738
+    index = torch.empty(len(code), space.n_sites, dtype=small)
     for site, k in reversed(list(enumerate(space.n_values.tolist()))):
         index[:, site] = code % k
         code = code // k
