@@ -1,0 +1,206 @@
+"""Molecular energies: invariances, agreement of the fast and the differentiable path, gradients, composition."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import graph_ebm as ge
+from discrete_ebm.energies.base import energy_and_gradient, evaluate_energy
+from discrete_ebm.errors import ShapeError, SpaceError
+from graph_ebm.energies import LocalEnergy, _fast
+from graph_ebm.energies.base import GraphEnergy
+from graph_ebm.energies.features import CountLayout, count_indices, count_indices_torch, soft_one_hot
+from graph_ebm.space import GraphEncoding, MolecularSpace
+from graph_ebm.vocabulary import Vocabulary
+
+SMILES = [
+    "C",
+    "O",
+    "C#N",
+    "CC(=O)[O-]",
+    "C[N+](=O)[O-]",
+    "c1ccc2[nH]ccc2c1",
+    "c1ccc2ccccc2c1",
+    "O=C1C=CC(=O)C=C1",
+    "C12C3C4C1C5C2C3C45",
+    "CS(=O)(=O)c1ccncc1F",
+    "O=C(NCc1ccco1)C1CC1",
+    "CC12CCC3C(CCC4CC(O)CCC43C)C1CCC2O",
+]
+
+
+@pytest.fixture(scope="module")
+def space() -> MolecularSpace:
+    return MolecularSpace(Vocabulary.build(SMILES), max_atoms=22)
+
+
+@pytest.fixture(scope="module")
+def states(space: MolecularSpace) -> Tensor:
+    graphs, rejected = ge.from_smiles(SMILES, space.vocabulary, max_atoms=space.max_atoms)
+    assert len(rejected) == 0
+    return graphs.x
+
+
+def randomised(energy: GraphEnergy, seed: int = 0, scale: float = 0.5) -> GraphEnergy:
+    """The energy with every parameter moved, so that zero-initialised parts take part too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in energy.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+    return energy
+
+
+KINDS = {
+    "local": lambda space: LocalEnergy(space),
+    "local-plain": lambda space: LocalEnergy(space, angles=False, rings=False),
+}
+
+
+@pytest.fixture(params=sorted(KINDS))
+def energy(request: pytest.FixtureRequest, space: MolecularSpace) -> GraphEnergy:
+    scale = 0.5 if request.param.startswith("local") else 0.05
+    return randomised(KINDS[request.param](space), scale=scale)
+
+
+def test_energy_does_not_depend_on_the_order_of_atoms(energy: GraphEnergy, states: Tensor) -> None:
+    generator = torch.Generator().manual_seed(1)
+    before = energy.state_energy(states)
+    for _ in range(3):
+        after = energy.state_energy(energy.space.permute(states, generator))
+        torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-5)
+
+
+def test_fast_and_differentiable_paths_agree(energy: GraphEnergy, states: Tensor) -> None:
+    dense = energy(energy.space.encode(states))
+    torch.testing.assert_close(energy.state_energy(states), dense, atol=1e-4, rtol=1e-5)
+    energy.double()
+    dense = energy(energy.space.encode_as(states, torch.float64))
+    torch.testing.assert_close(energy.state_energy(states), dense, atol=1e-10, rtol=1e-9)
+    energy.float()
+
+
+def test_parameter_gradients_of_both_paths_agree(energy: GraphEnergy, states: Tensor) -> None:
+    energy.double()
+    weights = torch.linspace(-1, 1, len(states), dtype=torch.float64)
+    parameters = list(energy.parameters())
+    fast = torch.autograd.grad(energy.state_energy(states) @ weights, parameters, allow_unused=True)
+    dense = torch.autograd.grad(
+        energy(energy.space.encode_as(states, torch.float64)) @ weights, parameters, allow_unused=True
+    )
+    for a, b, p in zip(fast, dense, parameters, strict=True):
+        zero = torch.zeros_like(p)
+        torch.testing.assert_close(zero if a is None else a, zero if b is None else b, atol=1e-9, rtol=1e-7)
+    energy.float()
+
+
+def test_gradient_in_nodes_and_bonds_is_the_slope(energy: GraphEnergy, states: Tensor) -> None:
+    """Finite differences along random directions, absent atoms and bonds included.
+
+    Tables are interpolated once differentiably: a central difference is off by its step times the jump of the second
+    derivative, hence the small step.
+    """
+    energy.double()
+    _, gradient = energy_and_gradient(energy, states)
+    encoding = energy.space.encode_as(states, torch.float64)
+    generator = torch.Generator().manual_seed(2)
+    step = 1e-6
+    for _ in range(3):
+        nodes, bonds = (torch.randn(part.shape, generator=generator, dtype=torch.float64) for part in encoding)
+        bonds = bonds + bonds.transpose(1, 2)
+        bonds.diagonal(dim1=1, dim2=2).zero_()
+        length = (nodes.square().sum((1, 2)) + bonds.square().sum((1, 2, 3))).sqrt()
+        nodes, bonds = nodes / length[:, None, None], bonds / length[:, None, None, None]
+        ahead = energy(GraphEncoding(encoding.nodes + step * nodes, encoding.bonds + step * bonds))
+        behind = energy(GraphEncoding(encoding.nodes - step * nodes, encoding.bonds - step * bonds))
+        slope = (gradient.nodes * nodes).sum((1, 2)) + (gradient.bonds * bonds).sum((1, 2, 3))
+        torch.testing.assert_close((ahead - behind).detach() / (2 * step), slope, rtol=1e-4, atol=2e-5)
+    assert gradient.bonds[:, :, :, 1:][:, 0, 1].abs().sum() > 0
+    energy.float()
+
+
+def test_a_molecule_alone_has_the_energy_it_has_in_a_batch(energy: GraphEnergy, states: Tensor) -> None:
+    batch = energy.state_energy(states)
+    alone = torch.cat([energy.state_energy(x[None]) for x in states])
+    torch.testing.assert_close(alone, batch, atol=1e-5, rtol=1e-5)
+
+
+def test_empty_slots_do_not_count(energy: GraphEnergy, states: Tensor) -> None:
+    torch.testing.assert_close(
+        energy.state_energy(states[:3, :3, :3].contiguous()), energy.state_energy(states[:3]), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_energies_are_called_through_the_shared_contract(energy: GraphEnergy, states: Tensor) -> None:
+    torch.testing.assert_close(evaluate_energy(energy, states), energy.state_energy(states))
+    assert energy.surrogate(states).shape == (len(states),)
+
+
+def test_wrong_states_are_refused_with_a_sentence(space: MolecularSpace, states: Tensor) -> None:
+    for bad in (states.float(), states[0], states[:, :3], torch.zeros(1, 23, 23, dtype=torch.int8)):
+        with pytest.raises(ShapeError, match="must be int8 states of shape"):
+            LocalEnergy(space).state_energy(bad)
+    with pytest.raises(SpaceError, match="must be a MolecularSpace"):
+        LocalEnergy(5)
+
+
+# -- count features -------------------------------------------------------------------------------------------------
+
+
+def test_tensor_only_features_equal_the_compiled_ones(space: MolecularSpace, states: Tensor) -> None:
+    if not _fast.AVAILABLE:
+        pytest.skip("needs numba")
+    for angles, rings in ((True, True), (False, True), (True, False)):
+        layout = CountLayout(space.vocabulary.size, 22, space.vocabulary.charges, (), angles, rings)
+        fast, pointer = count_indices(states, layout)
+        slow, slow_pointer = count_indices_torch(states, layout)
+        assert torch.equal(pointer, slow_pointer)
+        for a, b in zip(pointer[:-1].tolist(), pointer[1:].tolist(), strict=True):
+            assert torch.equal(fast[a:b].sort().values, slow[a:b].sort().values)
+
+
+def test_features_count_what_they_say(space: MolecularSpace, states: Tensor) -> None:
+    energy = LocalEnergy(space)
+    counts = energy.feature_counts(states)
+
+    def table(name: str, smiles: str) -> Tensor:
+        return energy.layout.view(counts[SMILES.index(smiles)], name)
+
+    carbon, oxygen = space.vocabulary.index("C") - 1, space.vocabulary.index("O") - 1
+    assert table("size", "C#N")[2] == 1
+    assert table("size", "C#N").sum() == 1
+    assert table("atom", "O")[oxygen, 0, 0] == 1
+    assert table("atom", "C#N")[carbon, 3, 1] == 1
+    assert table("bond", "C").sum() == 0
+    assert table("bond", "c1ccc2ccccc2c1")[0, 1] == 5  # five C=C of naphthalene in either Kekulé form
+    assert table("double", "c1ccc2ccccc2c1")[5] == 1
+    assert table("triple", "C#N")[1] == 1
+    assert table("charge", "CC(=O)[O-]")[2, 1] == 1  # net −1, one charged atom
+    assert table("charge", "C[N+](=O)[O-]")[3, 2] == 1  # net 0, two
+    assert table("cyclomatic", "CC12CCC3C(CCC4CC(O)CCC43C)C1CCC2O")[4] == 1
+    assert table("aromatic", "c1ccc2[nH]ccc2c1")[2] == 1
+    assert table("aromatic", "CC12CCC3C(CCC4CC(O)CCC43C)C1CCC2O")[0] == 1
+    assert table("ring_count", "C12C3C4C1C5C2C3C45")[1, 4] == 1  # cubane: six 4-rings, the last bucket is "4 or more"
+    assert table("angle", "CC(=O)[O-]").sum() == 3  # one centre with three neighbours
+    torch.testing.assert_close(table("ring_atom", "c1ccc2ccccc2c1").sum((1, 2))[3], torch.tensor(12.0))
+
+
+def test_buffers_grow_for_a_graph_with_very_many_features(space: MolecularSpace) -> None:
+    complete = torch.ones(1, 9, 9, dtype=torch.int8)
+    layout = CountLayout(space.vocabulary.size, 22)
+    fast, _ = count_indices(complete, layout)
+    slow, _ = count_indices_torch(complete, layout)
+    assert torch.equal(fast.sort().values, slow.sort().values)
+
+
+def test_soft_one_hot_is_exact_at_integers_and_smooth_between() -> None:
+    value = torch.arange(5, dtype=torch.float64)
+    assert torch.equal(soft_one_hot(value, 5), torch.eye(5, dtype=torch.float64))
+    table = torch.tensor([3.0, -1.0, 4.0, 1.0, 5.0], dtype=torch.float64)
+    value.requires_grad_()
+    (slope,) = torch.autograd.grad((soft_one_hot(value, 5) @ table).sum(), value)
+    torch.testing.assert_close(slope[1:4], (table[2:] - table[:-2]) / 2)
+    torch.testing.assert_close(slope[0], table[1] - table[0])
+    outside = soft_one_hot(torch.tensor([-1.0, -3.0, 7.0]), 5, clip_below=True)
+    assert torch.equal(outside, torch.eye(5)[[0, 0, 4]])
+    between = torch.linspace(0, 4, 41, dtype=torch.float64)
+    torch.testing.assert_close(soft_one_hot(between, 5).sum(-1), torch.ones(41, dtype=torch.float64))
