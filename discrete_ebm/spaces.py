@@ -12,6 +12,7 @@ Shape letters: C chains, N sites, K categories.
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +66,7 @@ def map_encoding(function: Callable[[Tensor], Tensor], encoding: Encoding) -> En
 def _as_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     """A tuple of positive ints; raises :class:`SpaceError` otherwise."""
     try:
-        sizes = (int(shape),) if isinstance(shape, int) else tuple(int(size) for size in shape)
+        sizes = (shape,) if isinstance(shape, int) else tuple(operator.index(size) for size in shape)
     except TypeError:
         sizes = (0,)
     if any(size < 1 for size in sizes) or isinstance(shape, bool):
