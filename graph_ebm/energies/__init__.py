@@ -2,5 +2,6 @@
 
 from .base import GraphEnergy, energy_from_dict
 from .local import LocalEnergy
+from .relational import RelationalEnergy
 
-__all__ = ["GraphEnergy", "LocalEnergy", "energy_from_dict"]
+__all__ = ["GraphEnergy", "LocalEnergy", "RelationalEnergy", "energy_from_dict"]

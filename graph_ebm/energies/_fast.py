@@ -291,11 +291,10 @@ def node_cycles(x, ring_cap, out):  # pragma: no cover - compiled
 
 @_jit
 def pack(x, ring_cap, ring_bucket, atom_ptr, atoms, rows, row_ptr, cols, sizes):  # pragma: no cover - compiled
-    """Atom codes and, per bond order, compact neighbour lists (see ``packed.PackedMolecules``).
+    """Atom codes and neighbour lists per bond order; see ``packed.PackedMolecules`` for the meaning of the outputs.
 
-    ``atoms`` (cap, 9): type, order sum, degree and six clipped ring counts. ``rows[r]`` lists the atoms with a bond of
-    order r + 1, ``row_ptr[r]`` / ``cols[r]`` their neighbours over such bonds *as positions in rows[r]*. ``sizes``
-    receives (rows, cols) lengths per order. Returns 0, or -2 when ``ring_cap`` is too small.
+    ``rows``, ``row_ptr``, ``cols`` have one line per order; ``sizes`` (3, 2) receives their used lengths. Rows of order
+    1 are all atoms. Returns 0, or -2 when ``ring_cap`` is too small (0 leaves rings out).
     """
     n_mol, n_max = x.shape[0], x.shape[1]
     nbr = np.empty((n_max, n_max), np.int64)
@@ -309,7 +308,8 @@ def pack(x, ring_cap, ring_bucket, atom_ptr, atoms, rows, row_ptr, cols, sizes):
     path = np.empty(9, np.int64)
     cursor = np.empty(9, np.int64)
     stack = np.empty(n_max + 1, np.int64)
-    place = np.empty((3, n_max), np.int64)
+    place = np.empty(n_max, np.int64)
+    top_order = np.empty(n_max, np.int64)
     sizes[:] = 0
     start = 0
     atom_ptr[0] = 0
@@ -324,37 +324,38 @@ def pack(x, ring_cap, ring_bucket, atom_ptr, atoms, rows, row_ptr, cols, sizes):
             atoms[start + i, 0] = g[i, i]
             atoms[start + i, 1] = order_sum[i]
             atoms[start + i, 2] = degree[i]
+            top = 0
+            for a in range(degree[i]):
+                top |= 1 << order[i, a]
+            top_order[i] = top
             for s in range(6):
                 atoms[start + i, 3 + s] = 0
-        if ring_cap > 0:
+        if ring_cap > 0 and n > 2:
             found = _cycles(g, n, nbr, degree, rings, length, core, used, path, cursor, stack)
             if found > ring_cap:
                 return -2
             for r in range(found):
-                for a in range(length[r]):
-                    atoms[start + rings[r, a], length[r]] += 1
-            for i in range(n):
-                for s in range(3, 9):
-                    atoms[start + i, s] = min(atoms[start + i, s], ring_bucket - 1)
-        # positions first: a neighbour with a higher slot needs its position before its own row is written
+                s = length[r]
+                for a in range(s):
+                    i = start + rings[r, a]
+                    atoms[i, s] = min(atoms[i, s] + 1, ring_bucket - 1)
         for r in range(3):
             seen = sizes[r, 0]
-            for i in range(n):
-                place[r, i] = -1
-                for a in range(degree[i]):
-                    if order[i, a] == r + 1:
-                        place[r, i] = seen
-                        rows[r, seen] = start + i
-                        seen += 1
-                        break
+            for i in range(n):  # positions first: a neighbour in a higher slot is needed before its own row
+                if r == 0 or top_order[i] & (2 << r):
+                    place[i] = seen
+                    rows[r, seen] = start + i
+                    seen += 1
+                else:
+                    place[i] = -1
             fill = sizes[r, 1]
             for i in range(n):
-                if place[r, i] >= 0:
+                if place[i] >= 0:
                     for a in range(degree[i]):
                         if order[i, a] == r + 1:
-                            cols[r, fill] = place[r, nbr[i, a]]
+                            cols[r, fill] = place[nbr[i, a]]
                             fill += 1
-                    row_ptr[r, place[r, i] + 1] = fill
+                    row_ptr[r, place[i] + 1] = fill
             sizes[r, 0] = seen
             sizes[r, 1] = fill
         start += n

@@ -7,9 +7,10 @@ from torch import Tensor
 import graph_ebm as ge
 from discrete_ebm.energies.base import energy_and_gradient, evaluate_energy
 from discrete_ebm.errors import ShapeError, SpaceError
-from graph_ebm.energies import LocalEnergy, _fast
+from graph_ebm.energies import LocalEnergy, RelationalEnergy, _fast
 from graph_ebm.energies.base import GraphEnergy
 from graph_ebm.energies.features import CountLayout, count_indices, count_indices_torch, soft_one_hot
+from graph_ebm.energies.packed import neighbour_sum, pack, pack_torch, segment_sum
 from graph_ebm.space import GraphEncoding, MolecularSpace
 from graph_ebm.vocabulary import Vocabulary
 
@@ -53,6 +54,8 @@ def randomised(energy: GraphEnergy, seed: int = 0, scale: float = 0.5) -> GraphE
 KINDS = {
     "local": lambda space: LocalEnergy(space),
     "local-plain": lambda space: LocalEnergy(space, angles=False, rings=False),
+    "relational": lambda space: RelationalEnergy(space, hidden=16, layers=3, zero_output=False),
+    "relational-no-rings": lambda space: RelationalEnergy(space, hidden=8, layers=1, rings=False, zero_output=False),
 }
 
 
@@ -204,3 +207,58 @@ def test_soft_one_hot_is_exact_at_integers_and_smooth_between() -> None:
     assert torch.equal(outside, torch.eye(5)[[0, 0, 4]])
     between = torch.linspace(0, 4, 41, dtype=torch.float64)
     torch.testing.assert_close(soft_one_hot(between, 5).sum(-1), torch.ones(41, dtype=torch.float64))
+
+
+# -- packed molecules -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rings", [True, False])
+def test_tensor_only_packing_equals_the_compiled_one(states: Tensor, rings: bool) -> None:
+    if not _fast.AVAILABLE:
+        pytest.skip("needs numba")
+    fast, slow = pack(states, 4, rings), pack_torch(states, 4, rings)
+    assert torch.equal(fast.pointer, slow.pointer)
+    assert torch.equal(fast.codes, slow.codes)
+    for a, b in zip(fast.orders, slow.orders, strict=True):
+        assert torch.equal(a.rows, b.rows)
+        assert torch.equal(a.pointer, b.pointer)
+        assert torch.equal(a.cols, b.cols)
+
+
+def test_packed_sums_are_the_dense_products(states: Tensor) -> None:
+    packed = pack(states, 4)
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(len(packed.codes), 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: neighbour_sum(v, packed.orders[0]), h[:, :1].detach().requires_grad_())
+    present = states.diagonal(dim1=1, dim2=2) > 0
+    dense = torch.zeros(*present.shape, 3, dtype=torch.float64).masked_scatter(present[..., None], h.detach())
+    for order, neighbours in enumerate(packed.orders, start=1):
+        bonds = ((states == order) & ~torch.eye(states.shape[1], dtype=torch.bool)).double()
+        expected = (bonds @ dense)[present][neighbours.rows]
+        torch.testing.assert_close(neighbour_sum(h.detach()[neighbours.rows], neighbours), expected)
+    torch.testing.assert_close(segment_sum(h, packed.pointer), dense.sum(1))
+
+
+def test_large_batches_without_gradients_are_cut_without_changing_values(space: MolecularSpace, states: Tensor) -> None:
+    energy = randomised(RelationalEnergy(space, hidden=8, layers=2, zero_output=False), scale=0.05)
+    many = states.repeat(40, 1, 1)
+    with torch.no_grad():
+        cut = energy.state_energy(many)
+    torch.testing.assert_close(cut, energy.state_energy(many).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_zero_output_starts_flat_and_the_seed_decides_the_weights(space: MolecularSpace, states: Tensor) -> None:
+    assert torch.equal(RelationalEnergy(space).state_energy(states), torch.zeros(len(states)))
+    energies = [RelationalEnergy(space, zero_output=False, seed=seed) for seed in (1, 1, 2)]
+    one, same, other = (energy.state_energy(states) for energy in energies)
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
+
+
+def test_relational_energy_tells_rings_apart_that_messages_cannot(space: MolecularSpace) -> None:
+    """Bicyclo-decalin against two joined five-rings: every atom has the same local trees in both."""
+    graphs, _ = ge.from_smiles(["C1CCC2CCCCC2C1", "C1CCC(C1)C1CCCC1"], space.vocabulary, max_atoms=22)
+    seeing = RelationalEnergy(space, zero_output=False).state_energy(graphs.x)
+    blind = RelationalEnergy(space, rings=False, zero_output=False).state_energy(graphs.x)
+    assert (seeing[0] - seeing[1]).abs() > 1e-3
+    assert (blind[0] - blind[1]).abs() < 1e-5
