@@ -12,6 +12,7 @@ import queue
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -37,14 +38,27 @@ class Worker:
         self._owner = os.getpid()
 
     def read(self, text: str) -> ParsedGraph | Refusal:
-        """Parse one screened string; ``timeout``, ``memory`` and ``crash`` come back as refusals."""
+        """Parse one screened SMILES; ``timeout``, ``memory`` and ``crash`` come back as refusals."""
+        answer = self._ask("smiles", text)
+        if isinstance(answer, Refusal):
+            return answer
+        types = tuple((element, charge) for element, charge in answer["types"])
+        return ParsedGraph(answer["smiles"], types, np.array(answer["bonds"], dtype=np.int8))
+
+    def read_mol_block(self, block: str) -> str | Refusal:
+        """Canonical SMILES of one mol block, or a refusal as in :meth:`read`."""
+        answer = self._ask("mol", block)
+        return answer if isinstance(answer, Refusal) else str(answer["smiles"])
+
+    def _ask(self, kind: str, text: str) -> dict[str, Any] | Refusal:
+        """Send one question and wait for its answer, at most ``time_limit`` seconds."""
         with self._lock:
             if self._owner != os.getpid():  # after a fork the pipes belong to the parent: start our own
                 self._process, self._owner = None, os.getpid()
             process = self._running()
+            assert process.stdin is not None
             try:
-                assert process.stdin is not None
-                process.stdin.write(json.dumps(text) + "\n")
+                process.stdin.write(json.dumps([kind, text]) + "\n")
                 process.stdin.flush()
                 line = self._lines.get(timeout=self.time_limit)
             except queue.Empty:
@@ -55,11 +69,8 @@ class Worker:
             if line is None:
                 self._stop()
                 return Refusal("crash", "RDKit ended the reader process")
-        answer = json.loads(line)
-        if "reason" in answer:
-            return Refusal(answer["reason"], answer["detail"])
-        types = tuple((element, charge) for element, charge in answer["types"])
-        return ParsedGraph(answer["smiles"], types, np.array(answer["bonds"], dtype=np.int8))
+        answer: dict[str, Any] = json.loads(line)
+        return Refusal(answer["reason"], answer["detail"]) if "reason" in answer else answer
 
     def close(self) -> None:
         """End the process; the next :meth:`read` starts another."""
@@ -128,3 +139,8 @@ atexit.register(_worker.close)
 def read(text: str) -> ParsedGraph | Refusal:
     """Parse one screened string in the shared worker process."""
     return _worker.read(text)
+
+
+def read_mol_block(block: str) -> str | Refusal:
+    """Canonical SMILES of one mol block, parsed in the shared worker process."""
+    return _worker.read_mol_block(block)

@@ -8,8 +8,9 @@ canonical SMILES that RDKit cannot read back (RDKit #8670) is refused here inste
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -28,6 +29,8 @@ SAFE_LENGTH = 400
 SAFE_ATOMS = 96
 SAFE_RING_MARKS = 28
 SAFE_DEPTH = 24
+MAX_BLOCK_ATOMS = 512
+"""Largest mol block, hydrogens included."""
 
 REASONS: dict[str, str] = {
     "not_text": "not a string",
@@ -169,6 +172,12 @@ def _messages(capture: object) -> str:
     return re.sub(r"^\[[\d:]+\]\s*", "", line)[:200]
 
 
+def token_types(smiles: str) -> list[AtomType]:
+    """(element, charge) of each atom of a canonical SMILES, read off its text without parsing it."""
+    known = (_token_type(token) for token in _ATOM.findall(smiles))
+    return [item[0] for item in known if item is not None]
+
+
 class _Quiet:
     """RDKit's logs off inside, its error text kept where this RDKit can (2025.09+); the earlier state comes back."""
 
@@ -198,15 +207,39 @@ def read_graph(text: str, canonical: bool = False) -> ParsedGraph | Refusal:
     Returns:
         ParsedGraph with atoms in the order of the canonical SMILES, or a Refusal. Never raises for bad chemistry.
     """
+
+    def read() -> ParsedGraph | Refusal | None:
+        if canonical:
+            return kekulised(text)
+        molecule = Chem.MolFromSmiles(text, _PARSER)
+        smiles = None if molecule is None else canonical_of(molecule, has_hydrogens="[" in text)
+        return kekulised(smiles) if isinstance(smiles, str) else smiles
+
+    return _refused(read, "not a SMILES that RDKit can read")
+
+
+def read_mol_block(block: str) -> str | Refusal:
+    """Canonical SMILES, without stereo, of an MDL mol block (an SDF record); run in the worker (RDKit #6434 hangs)."""
+
+    def read() -> str | Refusal | None:
+        molecule = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False, strictParsing=True)
+        if molecule is not None and molecule.GetNumAtoms() > MAX_BLOCK_ATOMS:
+            return Refusal("too_many_atoms", f"{molecule.GetNumAtoms()} atoms, hydrogens included")
+        return None if molecule is None else canonical_of(molecule)
+
+    return _refused(read, "not a mol block that RDKit can read")
+
+
+def smiles_of(molecule: Chem.Mol) -> str | Refusal:
+    """Canonical SMILES of a molecule built from bare atoms and bonds (changed in place), or a refusal."""
+    return _refused(lambda: canonical_of(molecule), "not a molecule")
+
+
+def _refused(read: Callable[[], Any], otherwise: str) -> Any:
+    """What ``read`` returns, with None and RDKit's own errors as refusals; RDKit's logs are silent meanwhile."""
     with _Quiet() as quiet:
         try:
-            smiles: str | Refusal | None = text
-            if not canonical:
-                molecule = Chem.MolFromSmiles(text, _PARSER)
-                smiles = None if molecule is None else canonical_of(molecule, has_hydrogens="[" in text)
-            if smiles is None:
-                return Refusal("parse_error", quiet.text() or "not a SMILES that RDKit can read")
-            return smiles if isinstance(smiles, Refusal) else kekulised(smiles)
+            result = read()
         except Chem.AtomValenceException as error:
             return Refusal("valence", str(error)[:200])
         except Chem.MolSanitizeException as error:
@@ -215,6 +248,7 @@ def read_graph(text: str, canonical: bool = False) -> ParsedGraph | Refusal:
             return Refusal("memory", "RDKit ran out of memory")
         except (RuntimeError, ValueError, OverflowError) as error:  # RDKit's own invariants, bad_alloc, huge numbers
             return Refusal("parse_error", (quiet.text() or str(error).strip().partition("\n")[0])[:200])
+        return Refusal("parse_error", quiet.text() or otherwise) if result is None else result
 
 
 def canonical_of(molecule: Chem.Mol, has_hydrogens: bool = True) -> str | Refusal:

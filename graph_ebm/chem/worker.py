@@ -1,13 +1,15 @@
 """The isolated reader: a process that parses one SMILES a line, under limits on memory, and may be killed at any time.
 
-Runs as ``python -m graph_ebm.chem.worker BYTES``; imports RDKit and numpy, not torch. Each input line is a JSON
-string; each output line a JSON object with either ``reason`` and ``detail``, or ``smiles``, ``types`` and ``bonds``.
+Runs as ``python -m graph_ebm.chem.worker BYTES``; imports RDKit and numpy, not torch. Each input line is a
+JSON pair ["smiles" or "mol", text]; each output line a JSON object: ``reason`` and ``detail``, or ``smiles`` and, for a
+SMILES, ``types`` and ``bonds``.
 """
 
 import json
 import sys
+from typing import Any
 
-from graph_ebm.chem.reader import Refusal, read_graph
+from graph_ebm.chem.reader import Refusal, read_graph, read_mol_block
 
 
 def limit_memory(n_bytes: int) -> None:
@@ -26,9 +28,12 @@ def main() -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        outcome = read_graph(json.loads(line))
+        kind, text = json.loads(line)
+        outcome = read_mol_block(text) if kind == "mol" else read_graph(text)
         if isinstance(outcome, Refusal):
-            answer = {"reason": outcome.reason, "detail": outcome.detail}
+            answer: dict[str, Any] = {"reason": outcome.reason, "detail": outcome.detail}
+        elif isinstance(outcome, str):
+            answer = {"smiles": outcome}
         else:
             answer = {"smiles": outcome.smiles, "types": outcome.types, "bonds": outcome.bonds.tolist()}
         sys.stdout.write(json.dumps(answer) + "\n")

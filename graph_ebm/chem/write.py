@@ -12,6 +12,8 @@ from graph_ebm.chem.valence import AtomType
 from graph_ebm.vocabulary import Vocabulary
 
 _ORDERS = (None, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
+# RDKit 2025.09+ chooses a canonical form unless told not to; earlier releases have no such option.
+_ANY_FORM = {"canonical": False} if "canonical" in (Chem.Kekulize.__doc__ or "") else {}
 
 
 @lru_cache(maxsize=1024)
@@ -115,7 +117,7 @@ def random_kekule(x: torch.Tensor, vocabulary: Vocabulary, generator: torch.Gene
             n = molecule.GetNumAtoms()
             order = torch.randperm(n, generator=generator).tolist()
             shuffled = Chem.RenumberAtoms(molecule, order)
-            Chem.Kekulize(shuffled, clearAromaticFlags=True)
+            Chem.Kekulize(shuffled, clearAromaticFlags=True, **_ANY_FORM)
             orders = Chem.GetAdjacencyMatrix(shuffled, useBO=True).astype(np.int8)
             used = np.flatnonzero(state.diagonal())[order]
             types = state.diagonal().copy()

@@ -1,0 +1,260 @@
+"""Properties of molecules: a registry of names, any Python callable besides, and failures that are counted.
+
+Every value is computed from the molecule without stereo, which is what a state holds.
+"""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
+
+from discrete_ebm.errors import RegistryError, SettingError
+
+# Means and standard deviations of logP, -SA and -cycle penalty over ZINC250k, as every paper that reports
+# *normalised* penalised logP uses them (GCPN and its successors).
+LOGP_MEAN, LOGP_SD = 2.4570953396190123, 1.434324401111988
+SA_MEAN, SA_SD = -3.0525811293166134, 0.8335207024513095
+CYCLE_MEAN, CYCLE_SD = -0.0485696876403053, 0.2860212110245455
+
+
+@dataclass(frozen=True)
+class PropertySpec:
+    """A named property: ``function`` takes a sanitised RDKit molecule without stereo and returns a float."""
+
+    name: str
+    function: Callable[[Chem.Mol], float]
+    summary: str
+    unit: str = ""
+    higher_is_better: bool = True
+    source: str = ""
+
+
+def qed(molecule: Chem.Mol) -> float:
+    """Quantitative estimate of drug-likeness, 0..1. Source: Bickerton et al. 2012, doi:10.1038/nchem.1243."""
+    return float(QED.qed(molecule))
+
+
+def logp(molecule: Chem.Mol) -> float:
+    """Crippen octanol-water logP. Source: Wildman & Crippen 1999, doi:10.1021/ci990307l."""
+    return float(Crippen.MolLogP(molecule))
+
+
+def sa(molecule: Chem.Mol) -> float:
+    """Synthetic accessibility, 1 (easy) .. 10 (hard). Source: Ertl & Schuffenhauer 2009, doi:10.1186/1758-2946-1-8."""
+    from rdkit.Contrib.SA_Score import sascorer  # loads a table of fragments on first use (about 0.5 s)
+
+    with warnings.catch_warnings():  # RDKit's script closes its file late on some releases
+        warnings.simplefilter("ignore", ResourceWarning)
+        return float(sascorer.calculateScore(molecule))
+
+
+def cycle_penalty(molecule: Chem.Mol) -> float:
+    """max(0, size of the largest ring - 6), rings as in the smallest set of smallest rings."""
+    sizes = [len(ring) for ring in molecule.GetRingInfo().AtomRings()]
+    return float(max(0, max(sizes, default=0) - 6))
+
+
+def plogp(molecule: Chem.Mol) -> float:
+    """Penalised logP, *raw*: logP - SA - cycle penalty. Source: Jin et al. 2018, arXiv:1802.04364, constrained task."""
+    return logp(molecule) - sa(molecule) - cycle_penalty(molecule)
+
+
+def plogp_normalized(molecule: Chem.Mol) -> float:
+    """Penalised logP, *normalised*: sum of the z-scores of its terms over ZINC250k. Source: arXiv:1806.02473 (GCPN)."""
+    return (
+        (logp(molecule) - LOGP_MEAN) / LOGP_SD
+        + (-sa(molecule) - SA_MEAN) / SA_SD
+        + (-cycle_penalty(molecule) - CYCLE_MEAN) / CYCLE_SD
+    )
+
+
+_REGISTRY: dict[str, PropertySpec] = {}
+
+
+def register(spec: PropertySpec) -> None:
+    """Add a property; a name that is taken raises RegistryError."""
+    if spec.name in _REGISTRY:
+        raise RegistryError(f"`name` must be new; got {spec.name!r}, which is registered. Choose another name.")
+    _REGISTRY[spec.name] = spec
+
+
+def names() -> list[str]:
+    """Registered names, sorted."""
+    return sorted(_REGISTRY)
+
+
+def spec(name: str) -> PropertySpec:
+    """The PropertySpec of a registered name, or of a ``module:function`` path.
+
+    A path names any importable callable that takes a SMILES string and returns a number.
+
+    Raises:
+        RegistryError: the name is unknown (the nearest one is suggested).
+        SettingError: the path cannot be imported or is not callable.
+    """
+    if not isinstance(name, str):
+        raise SettingError(f"a property must be named by a string; got {type(name).__name__}. Known: {_known()}.")
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    if ":" in name:
+        return _from_path(name)
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), _REGISTRY, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    raise RegistryError(f"Unknown property {name!r}. {hint}Known: {_known()}; or give 'module:function'.")
+
+
+def _known() -> str:
+    return ", ".join(names())
+
+
+def _from_path(path: str) -> PropertySpec:
+    module_name, _, function_name = path.partition(":")
+    try:
+        function: Any = import_module(module_name)
+        for part in function_name.split("."):
+            function = getattr(function, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingError(
+            f"`{path}` must name an importable function as module:function; got {type(error).__name__}: {error}. "
+            "Check the spelling, and that the module is on PYTHONPATH."
+        ) from error
+    if not callable(function):
+        raise SettingError(f"`{path}` must be callable; got {type(function).__name__}. Name a function of a SMILES.")
+    return from_callable(path, function)
+
+
+def from_callable(name: str, function: Callable[[str], float]) -> PropertySpec:
+    """A PropertySpec (not registered) from a function of a canonical SMILES."""
+    return PropertySpec(name, lambda molecule: function(Chem.MolToSmiles(molecule)), f"user function {name}")
+
+
+for _spec in (
+    PropertySpec("qed", qed, "drug-likeness (QED)", "0..1", True, "doi:10.1038/nchem.1243"),
+    PropertySpec("logp", logp, "octanol-water partition (Crippen logP)", "log10", True, "doi:10.1021/ci990307l"),
+    PropertySpec("plogp", plogp, "penalised logP, raw: logP - SA - cycle penalty", "", True, "arXiv:1802.04364"),
+    PropertySpec(
+        "plogp-normalized", plogp_normalized, "penalised logP, sum of ZINC250k z-scores", "", True, "arXiv:1806.02473"
+    ),
+    PropertySpec(
+        "tpsa", lambda m: float(rdMolDescriptors.CalcTPSA(m)), "topological polar surface area", "Å²", False,
+        "doi:10.1021/jm000942e",
+    ),
+    PropertySpec("mw", lambda m: float(Descriptors.MolWt(m)), "average molecular weight", "g/mol", False),
+    PropertySpec("sa", sa, "synthetic accessibility (Ertl)", "1 easy .. 10 hard", False, "doi:10.1186/1758-2946-1-8"),
+    PropertySpec("rings", lambda m: float(m.GetRingInfo().NumRings()), "number of rings (SSSR)", "", False),
+    PropertySpec("heavy_atoms", lambda m: float(m.GetNumHeavyAtoms()), "number of heavy atoms", "", False),
+):  # fmt: skip
+    register(_spec)
+
+
+class Failure(NamedTuple):
+    """One value that could not be computed: which molecule, which property, a reason word and what was said."""
+
+    index: int
+    smiles: str
+    property: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class Failures:
+    """All values that could not be computed; their entries in the result are NaN."""
+
+    items: list[Failure] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """``{(property, reason): number}``, most frequent first."""
+        return dict(Counter((item.property, item.reason) for item in self.items).most_common())
+
+    def __str__(self) -> str:
+        if not self.items:
+            return "no failures"
+        lines = ["property            reason            count  example"]
+        for (name, reason), count in self.counts().items():
+            first = next(f for f in self.items if (f.property, f.reason) == (name, reason))
+            lines.append(f"{name[:19]:<19} {reason:<17} {count:>5}  {first.smiles[:40]} {first.detail[:60]}".rstrip())
+        return "\n".join(lines)
+
+
+def compute(
+    properties: str | Sequence[str | PropertySpec], molecules: Iterable[Any]
+) -> tuple[dict[str, np.ndarray], Failures]:
+    """Values of properties for molecules; what fails is NaN and on record.
+
+    Args:
+        properties: names, ``module:function`` paths or PropertySpecs (one string counts as one name).
+        molecules: a MoleculeSet, SMILES strings, RDKit molecules, or None where there is no molecule.
+    Returns:
+        ({name: (n,) float64}, Failures). Reasons: ``no_molecule`` (None), ``parse_error`` and the other words of
+        :data:`graph_ebm.chem.reader.REASONS` (the SMILES cannot be read), ``raised``, ``nan`` (NaN or infinite),
+        ``not_a_number``.
+    Raises:
+        RegistryError, SettingError: a property cannot be found; before anything is computed.
+    """
+    wanted = [properties] if isinstance(properties, str | PropertySpec) else list(properties)
+    specs = [item if isinstance(item, PropertySpec) else spec(item) for item in wanted]
+    entries = list(getattr(molecules, "smiles", molecules))
+    values = {item.name: np.full(len(entries), np.nan) for item in specs}
+    failures = Failures()
+    # One molecule at a time, so that logP and SA are not kept for all; the terms of plogp are cheap enough twice.
+    for index, entry in enumerate(entries):
+        with rdBase.BlockLogs():
+            molecule, text, reason, detail = _molecule(entry)
+        for item in specs:
+            if molecule is None:
+                failures.items.append(Failure(index, text, item.name, reason, detail))
+                continue
+            value, why, said = _value(item, molecule)
+            if why:
+                failures.items.append(Failure(index, text, item.name, why, said))
+            else:
+                values[item.name][index] = value
+    return values, failures
+
+
+def _molecule(entry: Any) -> tuple[Chem.Mol | None, str, str, str]:
+    """(molecule without stereo or None, SMILES, reason, detail)."""
+    from graph_ebm.chem.parse import read_one
+    from graph_ebm.chem.reader import Refusal
+
+    if entry is None:
+        return None, "", "no_molecule", "None"
+    if isinstance(entry, Chem.Mol):
+        if entry.GetNumAtoms() == 0:
+            return None, "", "empty", "no atoms"
+        text = Chem.MolToSmiles(entry, isomericSmiles=False)
+    else:
+        graph = read_one(entry)
+        if isinstance(graph, Refusal):
+            return None, str(entry)[:200], graph.reason, graph.detail
+        text = graph.smiles
+    molecule = Chem.MolFromSmiles(text)
+    return (molecule, text, "", "") if molecule is not None else (None, text, "round_trip", "cannot be read back")
+
+
+def _value(item: PropertySpec, molecule: Chem.Mol) -> tuple[float, str, str]:
+    """(value, reason of failure or "", detail)."""
+    try:
+        value = item.function(molecule)
+    except Exception as error:  # a user's function may raise anything; it is reported, never swallowed
+        return math.nan, "raised", f"{type(error).__name__}: {error}"
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return math.nan, "not_a_number", f"returned {type(value).__name__}"
+    if not math.isfinite(value):
+        return math.nan, "nan", f"returned {value}"
+    return value, "", ""
