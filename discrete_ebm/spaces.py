@@ -429,7 +429,7 @@ class Ordinal(_SiteSpace):
     def __init__(self, shape: int | Sequence[int], values: Sequence[float] | Tensor) -> None:
         sizes = _as_shape(shape)
         try:
-            levels = torch.as_tensor(values).detach().to("cpu", torch.float64)
+            levels = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
         except (TypeError, ValueError, RuntimeError) as cause:
             raise SpaceError(f"`values` must be real numbers; got {values!r}. Try [0.0, 0.5, 1.0].") from cause
         if levels.dim() != 1 or len(levels) < 2 or not bool((levels[1:] > levels[:-1]).all() & levels.isfinite().all()):
@@ -492,7 +492,7 @@ class Real(Space):
     def _bound(self, name: str, bound: float | Tensor | None) -> Tensor | None:
         if bound is None:
             return None
-        value = torch.as_tensor(bound).detach().to("cpu", torch.float64)
+        value = torch.as_tensor(bound, dtype=torch.float64).detach().cpu()
         try:
             value = value.expand(self.shape).contiguous()
         except RuntimeError as cause:

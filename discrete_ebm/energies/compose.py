@@ -74,15 +74,19 @@ class SumEnergy(Energy):
         return sum((weight * part for weight, part in zip(self.weights[1:], parts[1:], strict=True)),
                    start=self.weights[0] * parts[0])
 
+    def _able(self) -> list[Any]:
+        """Members, typed as having whatever capability the constructor found in all of them."""
+        return list(self.members)
+
     def _flip_deltas(self, x: Tensor) -> Tensor:
-        return self._total([member.flip_deltas(x) for member in self.members])
+        return self._total([member.flip_deltas(x) for member in self._able()])
 
     def _conditional_logits(self, x: Tensor, sites: Tensor) -> Tensor:
-        return self._total([member.conditional_logits(x, sites) for member in self.members])
+        return self._total([member.conditional_logits(x, sites) for member in self._able()])
 
     def _edges(self) -> Tensor:
         """Edges of any member, each once."""
-        joined = torch.cat([member.edges() for member in self.members], dim=1)
+        joined = torch.cat([member.edges() for member in self._able()], dim=1)
         return joined.sort(dim=0).values.unique(dim=1)
 
     def _blocks(self) -> list[Tensor]:
@@ -104,8 +108,6 @@ class Mixture(Energy):
         energies: members on equal spaces.
         weights: positive, one each, default 1.
     """
-
-    log_weights: Tensor
 
     def __init__(self, energies: Sequence[Any], weights: Sequence[float] | None = None) -> None:
         weights = _weights(energies, weights)
@@ -134,8 +136,8 @@ class Mixture(Energy):
         return torch.stack([evaluate_energy(member, x) for member in self.members], dim=-1)
 
     def _flip_deltas(self, x: Tensor) -> Tensor:
-        here = self.member_energies(x)
-        deltas = torch.stack([member.flip_deltas(x) for member in self.members], dim=-1)
+        here, members = self.member_energies(x), list[Any](self.members)
+        deltas = torch.stack([member.flip_deltas(x) for member in members], dim=-1)
         return self._mix(here[:, None, None] + deltas) - self._mix(here)[:, None, None]
 
 

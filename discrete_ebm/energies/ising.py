@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from discrete_ebm.energies.pairwise import PairwiseEnergy, as_parameter, lattice_edges
+from discrete_ebm.energies.pairwise import PairwiseEnergy, as_parameter, common_dtype, lattice_edges
 from discrete_ebm.errors import ShapeError, SpaceError
 from discrete_ebm.spaces import Binary, Space, Spin, binary_to_spin
 
@@ -42,8 +42,9 @@ class Ising(PairwiseEnergy):
         if not isinstance(space, (Spin, Binary)):
             raise SpaceError(f"`space` must be Spin or Binary for an Ising model; got {space!r}. "
                              "Use energies.Potts for categories.")
-        PairwiseEnergy.__init__(self, space, coupling, edges, lattice)
-        self.field = as_parameter("field", field, (space.n_sites,), like=self.coupling)
+        dtype = common_dtype(coupling, field)
+        PairwiseEnergy.__init__(self, space, coupling, dtype, edges, lattice)
+        self.field = as_parameter("field", field, (space.n_sites,), dtype, self.coupling.device)
 
     @classmethod
     def sparse(cls, edges: Any, weights: Any, field: Any = 0.0, *, n_sites: int | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from abc import abstractmethod
@@ -16,22 +17,23 @@ from discrete_ebm.energies.base import Energy
 from discrete_ebm.errors import NonFiniteEnergyError, SettingError, ShapeError
 from discrete_ebm.spaces import Space
 
-__all__ = ["PairwiseEnergy", "as_parameter", "colour_classes", "lattice_classes", "lattice_edges"]
+__all__ = ["PairwiseEnergy", "as_parameter", "colour_classes", "common_dtype", "lattice_classes", "lattice_edges"]
 
 # A padded neighbour table is gathered when it is at most this many times the edge list; hubs fall back to index_add.
 MAX_PADDING = 4
 
 
-def as_parameter(name: str, value: Any, shape: tuple[int, ...], like: Tensor | None = None) -> nn.Parameter:
-    """``value`` (a number, or broadcastable to ``shape``) as a finite float parameter of that shape.
+def common_dtype(*values: Any) -> torch.dtype:
+    """The widest float dtype among the tensors and arrays given; the library default when there is none."""
+    found = [torch.as_tensor(value).dtype for value in values if hasattr(value, "dtype")]
+    floats = [dtype for dtype in found if dtype.is_floating_point]
+    return functools.reduce(torch.promote_types, floats) if floats else torch.get_default_dtype()
 
-    The dtype and device are those of a floating tensor ``value``, else of ``like``, else the library default.
-    """
-    tensor = torch.as_tensor(value).detach()
-    if like is not None:
-        tensor = tensor.to(like.device, like.dtype)
-    elif not tensor.is_floating_point():
-        tensor = tensor.to(torch.get_default_dtype())
+
+def as_parameter(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype,
+                 device: torch.device | None = None) -> nn.Parameter:
+    """``value`` (a number, or broadcastable to ``shape``) as a finite float parameter of that shape."""
+    tensor = torch.as_tensor(value, dtype=dtype, device=device).detach()
     if len(shape) == 1 and tensor.numel() == shape[0] and tensor.dim():  # e.g. a field in the shape of a grid
         tensor = tensor.reshape(shape)
     try:
@@ -97,19 +99,19 @@ class PairwiseEnergy(Energy):
     neighbours: Tensor | None
     neighbour_edge: Tensor | None
 
-    def __init__(self, space: Space, coupling: Any, edge_index: Any = None,
+    def __init__(self, space: Space, coupling: Any, dtype: torch.dtype, edge_index: Any = None,
                  lattice: tuple[tuple[int, ...], bool] | None = None) -> None:
         super().__init__(space)
         self._lattice = lattice
         n = space.n_sites
         if edge_index is None:
-            self.coupling = _dense_coupling(coupling, n)
+            self.coupling = _dense_coupling(coupling, n, dtype)
             self.register_buffer("edge_index", None)
             self.register_buffer("neighbours", None)
             self.register_buffer("neighbour_edge", None)
             return
         edge_index = _checked_edges(edge_index, n)
-        self.coupling = as_parameter("weights", coupling, (edge_index.shape[1],))
+        self.coupling = as_parameter("weights", coupling, (edge_index.shape[1],), dtype)
         self.register_buffer("edge_index", edge_index.to(self.coupling.device))
         self.register_buffer("neighbours", None, persistent=False)
         self.register_buffer("neighbour_edge", None, persistent=False)
@@ -177,12 +179,12 @@ def _symmetric(matrix: Tensor) -> Tensor:
     return ((matrix + matrix.t()) / 2).fill_diagonal_(0)
 
 
-def _dense_coupling(coupling: Any, n: int) -> nn.Parameter:
+def _dense_coupling(coupling: Any, n: int, dtype: torch.dtype) -> nn.Parameter:
     matrix = torch.as_tensor(coupling)
     if tuple(matrix.shape) != (n, n):
         raise ShapeError(f"`coupling` must have shape ({n}, {n}), one row per site; got {tuple(matrix.shape)} "
                          f"({matrix.dtype}). For an edge list use .sparse(edges, weights), for a grid .lattice(shape).")
-    parameter = as_parameter("coupling", matrix, (n, n))
+    parameter = as_parameter("coupling", matrix, (n, n), dtype)
     gap = (parameter - parameter.t()).abs().max().item()
     if gap > 1e-6 * (1 + parameter.abs().max().item()):
         raise SettingError(f"`coupling` must be symmetric; got entries that differ by {gap:.3g} from their transpose. "

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from discrete_ebm.energies.ising import count_sites
-from discrete_ebm.energies.pairwise import PairwiseEnergy, as_parameter, lattice_edges
+from discrete_ebm.energies.pairwise import PairwiseEnergy, as_parameter, common_dtype, lattice_edges
 from discrete_ebm.errors import SettingError, ShapeError, SpaceError
 from discrete_ebm.spaces import Categorical, Space, Spin
 
@@ -44,8 +44,9 @@ class Potts(PairwiseEnergy):
         if not isinstance(space, Categorical) or bool((space.n_values != k).any()):
             raise SpaceError(f"`space` must be Categorical with {k} categories at every site; got {space!r}. "
                              "Leave it out to have it made.")
-        PairwiseEnergy.__init__(self, space, coupling, edges, lattice)
-        self.field = as_parameter("field", field, (space.n_sites, k), like=self.coupling)
+        dtype = common_dtype(coupling, field)
+        PairwiseEnergy.__init__(self, space, coupling, dtype, edges, lattice)
+        self.field = as_parameter("field", field, (space.n_sites, k), dtype, self.coupling.device)
 
     @classmethod
     def sparse(cls, edges: Any, weights: Any, k: int, field: Any = 0.0, *, n_sites: int | None = None,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from discrete_ebm.energies.base import Energy
-from discrete_ebm.energies.pairwise import as_parameter
+from discrete_ebm.energies.pairwise import as_parameter, common_dtype
 from discrete_ebm.errors import SettingError, ShapeError
 from discrete_ebm.spaces import Binary
 
@@ -42,15 +42,16 @@ class BernoulliRBM(Energy):
         if not isinstance(n_hidden, int) or isinstance(n_hidden, bool) or n_hidden < 0:
             raise SettingError(f"`n_hidden` must be an integer of at least 0; got {n_hidden!r}. Try 64.")
         shape = (self.space.n_sites, n_hidden)
+        dtype = common_dtype(weight, visible_bias, hidden_bias)
         if weight is None:
             generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
             weight = scale * torch.randn(shape, generator=generator, device=generator.device)
         elif tuple(torch.as_tensor(weight).shape) != shape:
             raise ShapeError(f"`weight` must have shape {shape}, visible by hidden; got "
                              f"{tuple(torch.as_tensor(weight).shape)}. Transpose it if it is hidden by visible.")
-        self.weight = as_parameter("weight", weight, shape)
-        self.visible_bias = as_parameter("visible_bias", visible_bias, shape[:1], like=self.weight)
-        self.hidden_bias = as_parameter("hidden_bias", hidden_bias, shape[1:], like=self.weight)
+        self.weight = as_parameter("weight", weight, shape, dtype)
+        self.visible_bias = as_parameter("visible_bias", visible_bias, shape[:1], dtype, self.weight.device)
+        self.hidden_bias = as_parameter("hidden_bias", hidden_bias, shape[1:], dtype, self.weight.device)
 
     @property
     def n_hidden(self) -> int:

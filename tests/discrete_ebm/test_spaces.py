@@ -78,7 +78,8 @@ def test_taylor_deltas_are_exact_for_an_energy_linear_in_the_encoding(space, see
 
     def linear(states):
         parts = _tensors(space.encode_as(states, torch.float64))
-        return sum((part * weight).reshape(len(part), -1).sum(1) for part, weight in zip(parts, _tensors(weights), strict=True))
+        pairs = zip(parts, _tensors(weights), strict=True)
+        return sum((part * weight).reshape(len(part), -1).sum(1) for part, weight in pairs)
 
     gradient = sp.map_encoding(lambda w: w.expand(5, *w.shape), weights)
     deltas, allowed, index = space.taylor_deltas(x, gradient), space.allowed(x), space.to_index(x)
@@ -149,7 +150,8 @@ def test_random_is_uniform_over_the_values_of_each_site():
 
 def test_random_repeats_with_the_seed_and_leaves_the_global_state_alone():
     before = torch.random.get_rng_state()
-    for space in (*_site_spaces((2, 2), 3), sp.Real(3), sp.Real(3, 0.0, 1.0), sp.Real(2, low=1.0), sp.Real(2, high=1.0)):
+    real = [sp.Real(3), sp.Real(3, 0.0, 1.0), sp.Real(2, low=1.0), sp.Real(2, high=1.0)]
+    for space in (*_site_spaces((2, 2), 3), *real):
         assert torch.equal(_draw(space, 7), _draw(space, 7))
         assert not torch.equal(_draw(space, 7, 50), _draw(space, 8, 50))
     assert torch.equal(torch.random.get_rng_state(), before)
