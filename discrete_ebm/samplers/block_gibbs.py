@@ -18,7 +18,6 @@ from discrete_ebm.energies.base import (
     HasConditionals,
     HasFlipDeltas,
     HasGraph,
-    energy_dtype,
     evaluate_energy,
 )
 from discrete_ebm.errors import CapabilityError, SpaceError
@@ -29,6 +28,7 @@ from discrete_ebm.samplers.registry import SamplerSpec, register
 from discrete_ebm.samplers.single_site import (
     at_least_float32,
     free_sites,
+    keep_finite,
     require_discrete,
     site_logits,
     site_tables,
@@ -43,11 +43,11 @@ __all__ = ["BlockGibbs", "HasLatents", "colour_classes"]
 class HasLatents(Protocol):
     """A model of binary visibles with binary hidden units that are independent given the visibles, and conversely."""
 
-    def hidden_logits(self, visible: Tensor) -> Tensor:
-        """(C, H) log odds of each hidden unit given the encoded visibles, at beta = 1."""
+    def hidden_logits(self, x: Tensor) -> Tensor:
+        """(C, H) log odds of each hidden unit given visible states (C, *shape), at beta = 1."""
 
     def visible_logits(self, hidden: Tensor) -> Tensor:
-        """(C, N) log odds of each visible given the hidden units (0/1 floats), at beta = 1."""
+        """(C, N) log odds of each visible given hidden states (C, H) in {0, 1}, at beta = 1."""
 
 
 class _Plan(NamedTuple):
@@ -98,7 +98,7 @@ class BlockGibbs(Kernel):
                 generator: torch.Generator) -> tuple[ChainState, StepInfo]:
         space, n_chains = energy.space, state.x.shape[0]
         x, index = state.x.clone(), space.to_index(state.x).clone()
-        before, flat = index.clone(), x.view(n_chains, -1)  # writes to flat go through to x
+        flat = x.view(n_chains, -1)  # writes go through to x
         values, legal = site_tables(space, x.device)
         plan = _PLANS.get(energy)
         if plan is None or plan.blocks[0].device != x.device:  # a chain resumed in a new process
@@ -121,27 +121,28 @@ class BlockGibbs(Kernel):
                 energies, calls = at_least_float32(evaluate_energy(energy, x)), calls + cost
         if not calls:
             energies, calls = at_least_float32(evaluate_energy(energy, x)), 1.0
+        x, energies, kept = keep_finite(x, energies, state)
         info = StepInfo(
-            acceptance=torch.ones_like(beta),
-            accepted=torch.ones_like(broken),
-            hamming=(index != before).sum(1),
+            acceptance=kept.to(beta.dtype),
+            accepted=kept,
+            hamming=(x != state.x).flatten(1).sum(1),
             energy_calls=calls,
             gradient_calls=0.0,
-            non_finite=broken.sum(),
+            non_finite=(broken | ~kept).sum(),
         )
         return ChainState(x, energies, {}, state.step + 1), info
 
     def _through_hidden(self, energy: Any, state: ChainState, beta: Tensor, free: Tensor | None,
                         generator: torch.Generator) -> tuple[ChainState, StepInfo]:
         space, x, column = energy.space, state.x, beta[:, None]
-        odds = _hidden_logits(energy, x)
+        odds = at_least_float32(energy.hidden_logits(x))
         hidden = _bernoulli(column * odds, generator)
-        odds_visible = at_least_float32(energy.visible_logits(hidden.to(energy_dtype(energy) or odds.dtype)))
+        odds_visible = at_least_float32(energy.visible_logits(hidden))
         visible = _bernoulli(column * odds_visible, generator)
         y = space.from_index(visible.long().flatten(1))
         if free is not None:
             y = torch.where(free.view(x.shape), y, x)
-        energy_y, odds_y = at_least_float32(evaluate_energy(energy, y)), _hidden_logits(energy, y)
+        energy_y, odds_y = (at_least_float32(part) for part in (evaluate_energy(energy, y), energy.hidden_logits(y)))
         log_alpha = _tempering_gap(odds, beta) - _tempering_gap(odds_y, beta)
         log_alpha = torch.where(beta == 1, torch.zeros_like(log_alpha), log_alpha)  # exactly, not up to rounding
         sums = odds.sum(1) + odds_visible.flatten(1).sum(1) + odds_y.sum(1)  # NaN or infinite if any part is
@@ -266,10 +267,6 @@ def _block_logits(energy: Any, x: Tensor, index: Tensor, energies: Tensor, block
 
 def _has_latents(energy: Any) -> bool:
     return isinstance(energy, HasLatents) and energy.space.name == "Binary"
-
-
-def _hidden_logits(energy: Any, x: Tensor) -> Tensor:
-    return at_least_float32(energy.hidden_logits(energy.space.encode_as(x, energy_dtype(energy))))
 
 
 def _bernoulli(logits: Tensor, generator: torch.Generator) -> Tensor:

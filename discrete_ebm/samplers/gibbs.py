@@ -16,6 +16,7 @@ from discrete_ebm.samplers.registry import SamplerSpec, register
 from discrete_ebm.samplers.single_site import (
     at_least_float32,
     free_sites,
+    keep_finite,
     require_discrete,
     site_logits,
     site_tables,
@@ -65,7 +66,6 @@ class Gibbs(Kernel):
         space = energy.space
         n_chains, n_sites = state.x.shape[0], space.n_sites
         x, index = state.x.clone(), space.to_index(state.x).clone()
-        before = index.clone()
         flat = x.view(n_chains, n_sites)  # writes go through to x
         free, energies = free_sites(space, clamp, n_chains), state.energy
         column = beta_column(beta, energies)[:, None]
@@ -90,13 +90,14 @@ class Gibbs(Kernel):
                 energies = -logits.gather(1, value)[:, 0]
         if not evaluated:
             energies, calls = at_least_float32(evaluate_energy(energy, x)), calls + 1.0
+        x, energies, kept = keep_finite(x, energies, state)
         info = StepInfo(
-            acceptance=torch.ones_like(energies),
-            accepted=torch.ones(n_chains, dtype=torch.bool, device=x.device),
-            hamming=(index != before).sum(1),
+            acceptance=kept.to(energies.dtype),
+            accepted=kept,
+            hamming=(x != state.x).flatten(1).sum(1),
             energy_calls=calls,
             gradient_calls=0.0,
-            non_finite=broken.sum(),
+            non_finite=(broken | ~kept).sum(),
         )
         return ChainState(x, energies, {}, state.step + 1), info
 

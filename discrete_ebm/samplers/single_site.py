@@ -13,10 +13,21 @@ from torch import Tensor
 
 from discrete_ebm.energies.base import HasConditionals, HasFlipDeltas, evaluate_energy
 from discrete_ebm.errors import CapabilityError, SettingError, ShapeError
+from discrete_ebm.samplers.accept import select
+from discrete_ebm.samplers.base import ChainState
 from discrete_ebm.samplers.informed import Neighbourhood
 
-__all__ = ["SingleSite", "at_least_float32", "free_sites", "require_discrete", "site_logits", "site_tables", "start",
-           "tempered"]
+__all__ = [
+    "SingleSite",
+    "at_least_float32",
+    "free_sites",
+    "keep_finite",
+    "require_discrete",
+    "site_logits",
+    "site_tables",
+    "start",
+    "tempered",
+]
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -45,6 +56,15 @@ def start(energy: Any, x0: Tensor) -> tuple[Tensor, Tensor]:
     if space.is_discrete:
         x = x.to(space.dtype)
     return x, at_least_float32(evaluate_energy(energy, x).detach())
+
+
+def keep_finite(x: Tensor, energy: Tensor, state: ChainState) -> tuple[Tensor, Tensor, Tensor]:
+    """``x`` and ``energy`` after a sweep, but where it ended at a non-finite energy the chain is left at ``state``.
+
+    That happens only when a closed form disagrees with the energy itself. Third: which chains (C,) were kept.
+    """
+    kept = energy.isfinite() | ~state.energy.isfinite()
+    return select(kept, x, state.x), select(kept, energy, state.energy), kept
 
 
 def free_sites(space: Any, clamp: Tensor | None, n_chains: int) -> Tensor | None:

@@ -1,0 +1,76 @@
+"""Statistical assertions that state their false-failure budget and the gap they can see. SciPy; nothing of the package.
+
+One budget for a family of tests: Holm's step-down rule keeps the chance of any false failure below ``false_fail``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import brentq
+
+
+def chi_square(counts: np.ndarray, law: np.ndarray, smallest: float = 10.0) -> tuple[float, int]:
+    """(p-value, cells) of counts against a law; rare cells are pooled; p = 0 where the law is 0 and the count is not."""
+    counts, law = np.asarray(counts, float), np.asarray(law, float)
+    if counts[law <= 1e-15].sum() > 0:
+        return 0.0, 1
+    counts, law = counts[law > 1e-15], law[law > 1e-15]
+    expected = law / law.sum() * counts.sum()
+    order = np.argsort(-expected)
+    counts, expected = counts[order], expected[order]
+    keep = max(1, int((expected >= smallest).sum()))
+    if expected[keep:].sum() < smallest and keep > 0:  # the pool itself would be too rare
+        counts = np.append(counts[: keep - 1], counts[keep - 1:].sum())
+        expected = np.append(expected[: keep - 1], expected[keep - 1:].sum())
+    else:
+        counts = np.append(counts[:keep], counts[keep:].sum())
+        expected = np.append(expected[:keep], expected[keep:].sum())
+    if len(counts) == 1:
+        return 1.0, 1
+    return float(stats.chi2.sf(((counts - expected) ** 2 / expected).sum(), len(counts) - 1)), len(counts)
+
+
+def detectable_tv(cells: int, n: int, alpha: float, miss: float = 1e-3) -> float:
+    """Total variation, spread evenly over a uniform law, that a χ² test at ``alpha`` overlooks with chance ``miss``."""
+    df = max(cells - 1, 1)
+    limit = stats.chi2.isf(alpha, df)
+    shift = brentq(lambda value: stats.ncx2.cdf(limit, df, value) - miss, 1e-6, 1e4)
+    return float(np.sqrt(shift / n) / 2)
+
+
+def holm(p_values: Sequence[float], false_fail: float) -> list[int]:
+    """Indices rejected by Holm's rule at family-wise level ``false_fail``."""
+    order = np.argsort(p_values)
+    rejected = []
+    for rank, index in enumerate(order):
+        if p_values[index] > false_fail / (len(order) - rank):
+            break
+        rejected.append(int(index))
+    return rejected
+
+
+def assert_rows_match(counts: np.ndarray, matrix: np.ndarray, *, false_fail: float, must_see: float) -> list[float]:
+    """Each row of counts (S, S) against its row of ``matrix``; one Holm family; asserts it could see ``must_see``.
+
+    Raises:
+        AssertionError: a row differs, or the test is too weak to claim ``must_see``.
+    """
+    p_values, cells = zip(*(chi_square(c, row) for c, row in zip(counts, matrix, strict=True)), strict=True)
+    n = int(counts.sum(1).min())
+    seen = detectable_tv(max(cells), n, false_fail / len(p_values))
+    assert seen <= must_see, f"{n} draws a row see a total variation of {seen:.4f} only, {must_see} is claimed"
+    bad = holm(p_values, false_fail)
+    assert not bad, f"rows {bad[:8]} differ from the reference, p = {[p_values[i] for i in bad[:8]]}"
+    return list(p_values)
+
+
+def assert_law(counts: np.ndarray, law: np.ndarray, *, false_fail: float, must_see: float) -> float:
+    """Counts against one law; asserts the power to see ``must_see``."""
+    p, _ = chi_square(counts, law)
+    seen = detectable_tv(len(law), int(counts.sum()), false_fail)
+    assert seen <= must_see, f"{int(counts.sum())} draws see {seen:.4f} only, {must_see} is claimed"
+    assert p > false_fail, f"the law differs: p = {p:.3g} (budget {false_fail:.1g})"
+    return p
