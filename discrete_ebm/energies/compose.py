@@ -48,6 +48,7 @@ class SumEnergy(Energy):
         super().__init__(_common_space([energy for _, energy in flat]))
         self.members = nn.ModuleList([_module(energy) for _, energy in flat])
         self.weights = tuple(weight for weight, _ in flat)
+        self._coloured: tuple[Tensor, list[Tensor]] | None = None
         members = list(self.members)
         # Offered on the instance only when every member can, because protocols look for the attribute.
         if all(isinstance(member, HasFlipDeltas) for member in members):
@@ -91,7 +92,9 @@ class SumEnergy(Energy):
 
     def _blocks(self) -> list[Tensor]:
         edges = self._edges()
-        return [sites.to(edges.device) for sites in colour_classes(self.space.n_sites, edges.cpu())]
+        if self._coloured is None or not torch.equal(self._coloured[0], edges.cpu()):
+            self._coloured = edges.cpu(), colour_classes(self.space.n_sites, edges.cpu())
+        return [sites.to(edges.device) for sites in self._coloured[1]]
 
     def _surrogate(self, x: Tensor) -> Tensor:
         """Cheap where a member has a surrogate, exact for the others."""

@@ -78,8 +78,12 @@ class Ising(PairwiseEnergy):
         flat = encoding.reshape(encoding.shape[0], self.space.n_sites)
         return binary_to_spin(flat) if isinstance(self.space, Binary) else flat
 
+    def _encoded(self, flat: Tensor) -> Tensor:
+        v = self.space.encode_as(flat, self.field.dtype)  # site by site, so any columns will do
+        return binary_to_spin(v) if isinstance(self.space, Binary) else v
+
     def _spins_of_state(self, x: Tensor) -> Tensor:
-        return self._spins(self.space.encode_as(x, self.field.dtype))
+        return self._encoded(x.reshape(x.shape[0], self.space.n_sites))
 
     def forward(self, encoding: Tensor) -> Tensor:
         s = self._spins(encoding)
@@ -95,7 +99,7 @@ class Ising(PairwiseEnergy):
         return torch.stack(((s + 1) * local, (s - 1) * local), dim=-1)
 
     def conditional_logits(self, x: Tensor, sites: Tensor) -> Tensor:
-        local = self._pair_rows(self._spins_of_state(x), sites) + self.field[sites]
+        local = self._pair_rows(x, sites) + self.field[sites]
         return torch.stack((-local, local), dim=-1)
 
 

@@ -103,6 +103,7 @@ class PairwiseEnergy(Energy):
                  lattice: tuple[tuple[int, ...], bool] | None = None) -> None:
         super().__init__(space)
         self._lattice = lattice
+        self._coloured: tuple[Tensor, list[Tensor]] | None = None
         n = space.n_sites
         if edge_index is None:
             self.coupling = _dense_coupling(coupling, n, dtype)
@@ -142,37 +143,50 @@ class PairwiseEnergy(Energy):
 
     def blocks(self) -> list[Tensor]:
         """Colour classes: the checkerboard on a lattice, otherwise a greedy colouring of :meth:`edges`."""
-        classes = lattice_classes(*self._lattice) if self._lattice else colour_classes(
-            self.space.n_sites, self.edges())
-        return [sites.to(self.coupling.device) for sites in classes]
+        edges = self.edges().cpu()
+        if self._coloured is None or not torch.equal(self._coloured[0], edges):  # dense zeros can come and go
+            n = self.space.n_sites
+            self._coloured = edges, lattice_classes(*self._lattice) if self._lattice else colour_classes(n, edges)
+        return [sites.to(self.coupling.device) for sites in self._coloured[1]]
 
     def _pair_sum(self, v: Tensor) -> Tensor:
         """Σ_j J_ij v_j at every site i: (C, N) to (C, N), or (C, N, K) to (C, N, K)."""
         if self.edge_index is None:
             matrix = _symmetric(self.coupling)
             return v @ matrix if v.dim() == 2 else torch.einsum("ij,cjk->cik", matrix, v)
-        if self.neighbours is not None:
-            return self._gather(v, self.neighbours, self.neighbour_edge)
+        if self.neighbours is not None and self.neighbour_edge is not None:
+            total = torch.zeros_like(v)
+            # one column of the table at a time: memory of one state, not of d of them
+            for column, weight in zip(self.neighbours, self._table_weights(self.neighbour_edge), strict=True):
+                total = total + v.index_select(1, column) * weight.reshape(-1, *[1] * (v.dim() - 2))
+            return total
         i, j = self.edge_index
         weight = self.coupling.reshape(-1, *[1] * (v.dim() - 2))
         return torch.zeros_like(v).index_add(1, i, weight * v[:, j]).index_add(1, j, weight * v[:, i])
 
-    def _pair_rows(self, v: Tensor, sites: Tensor) -> Tensor:
-        """:meth:`_pair_sum` at ``sites`` (S,) alone."""
-        if self.edge_index is None:
-            rows = _symmetric(self.coupling)[sites]
-            return v @ rows.t() if v.dim() == 2 else torch.einsum("sj,cjk->csk", rows, v)
-        if self.neighbours is not None and self.neighbour_edge is not None:
-            return self._gather(v, self.neighbours[:, sites], self.neighbour_edge[:, sites])
-        return self._pair_sum(v)[:, sites]
+    @abstractmethod
+    def _encoded(self, flat: Tensor) -> Tensor:
+        """Floats (C, M) or (C, M, K) of any columns (C, M) of flattened states."""
 
-    def _gather(self, v: Tensor, neighbours: Tensor, neighbour_edge: Tensor | None) -> Tensor:
-        """Sum over the d columns of a neighbour table (d, S); a loop keeps the memory at one state, not d of them."""
-        padded = torch.cat([self.coupling, self.coupling.new_zeros(1)])[neighbour_edge]
-        total = v.new_zeros(v.shape[0], neighbours.shape[1], *v.shape[2:])
-        for column, weight in zip(neighbours, padded, strict=True):
-            total = total + v.index_select(1, column) * weight.reshape(-1, *[1] * (v.dim() - 2))
-        return total
+    def _pair_rows(self, x: Tensor, sites: Tensor) -> Tensor:
+        """Σ_j J_ij v_j at ``sites`` (S,) alone, from states: only the neighbours are read where there is a table."""
+        flat = x.reshape(x.shape[0], self.space.n_sites)
+        if self.edge_index is None:
+            rows = (self.coupling[sites] + self.coupling[:, sites].t()) / 2
+            rows = rows.masked_fill(sites[:, None] == torch.arange(flat.shape[1], device=sites.device), 0)
+            v = self._encoded(flat)
+            return v @ rows.t() if v.dim() == 2 else torch.einsum("sj,cjk->csk", rows, v)
+        if self.neighbours is None or self.neighbour_edge is None:
+            return self._pair_sum(self._encoded(flat))[:, sites]
+        near = self.neighbours[:, sites]
+        v = self._encoded(flat[:, near.flatten()])
+        v = v.reshape(len(flat), *near.shape, *v.shape[2:])
+        weight = self._table_weights(self.neighbour_edge[:, sites])
+        return (v * weight.reshape(*near.shape, *[1] * (v.dim() - 3))).sum(1)
+
+    def _table_weights(self, neighbour_edge: Tensor) -> Tensor:
+        """Couplings in the places of a neighbour table; padding gets 0."""
+        return torch.cat([self.coupling, self.coupling.new_zeros(1)])[neighbour_edge]
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

@@ -69,8 +69,8 @@ class Potts(PairwiseEnergy):
     def _one_hot(self, encoding: Tensor) -> Tensor:
         return encoding.reshape(encoding.shape[0], self.space.n_sites, self.space.k_max)
 
-    def _one_hot_of_state(self, x: Tensor) -> Tensor:
-        return self._one_hot(self.space.encode_as(x, self.field.dtype))
+    def _encoded(self, flat: Tensor) -> Tensor:
+        return self.space.encode_as(flat, self.field.dtype)  # site by site, so any columns will do
 
     def forward(self, encoding: Tensor) -> Tensor:
         v = self._one_hot(encoding)
@@ -78,14 +78,14 @@ class Potts(PairwiseEnergy):
 
     def local_field(self, x: Tensor) -> Tensor:
         """(C, N, k) log p(x_i = v | rest) at beta = 1, unnormalised, of states."""
-        return self._pair_sum(self._one_hot_of_state(x)) + self.field
+        return self._pair_sum(self._encoded(x.reshape(x.shape[0], self.space.n_sites))) + self.field
 
     def flip_deltas(self, x: Tensor) -> Tensor:
         local = self.local_field(x)
         return local.gather(-1, self.space.to_index(x)[..., None]) - local
 
     def conditional_logits(self, x: Tensor, sites: Tensor) -> Tensor:
-        return self._pair_rows(self._one_hot_of_state(x), sites) + self.field[sites]
+        return self._pair_rows(x, sites) + self.field[sites]
 
 
 def _space(shape: int | Sequence[int], k: Any) -> Categorical:

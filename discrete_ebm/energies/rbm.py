@@ -111,12 +111,13 @@ class BernoulliRBM(Energy):
         """(C, S) log p(v_i = 1 | other visibles) − log p(v_i = 0 | other visibles)."""
         v = self._floats(x)
         total = v @ self.weight + self.hidden_bias
+        here = softplus(total)[:, None, :]
         size = max(1, CHUNK // max(1, len(v) * self.n_hidden))
         parts = []
         for some in sites.split(size):
-            row = self.weight[some]
-            off = total[:, None, :] - v[:, some, None] * row
-            parts.append(self.visible_bias[some] + (softplus(off + row) - softplus(off)).sum(-1))
+            sign = 1 - 2 * v[:, some]  # the change of v_i when it flips
+            there = softplus(total[:, None, :] + sign[..., None] * self.weight[some])
+            parts.append(self.visible_bias[some] + sign * (there - here).sum(-1))
         return torch.cat(parts, dim=1) if parts else v.new_zeros(len(v), 0)
 
     def flip_deltas(self, x: Tensor) -> Tensor:

@@ -642,3 +642,26 @@ def test_arithmetic_with_other_things_is_a_type_error():
     for wrong in (lambda: energy + 3, lambda: energy * "2", lambda: energy * energy, lambda: energy - None):
         with pytest.raises(TypeError):
             wrong()
+
+
+def test_blocks_follow_dense_couplings_that_become_non_zero():
+    energy = en.Ising(torch.zeros(3, 3))
+    assert len(energy.blocks()) == 1
+    with torch.no_grad():
+        energy.coupling.add_(J3)
+    assert len(energy.blocks()) == 2
+    assert [block.tolist() for block in energy.blocks()] == [block.tolist() for block in energy.blocks()]
+
+
+def test_a_field_of_higher_precision_widens_the_model():
+    field = torch.tensor([0.1, 0.2, 0.3], dtype=F64)
+    for energy in (en.Ising(J3, field), en.Ising.lattice(3, 0.4, field), en.Potts(J3, 3, field),
+                   en.BernoulliRBM(3, 2, visible_bias=field)):
+        assert {p.dtype for p in energy.parameters()} == {F64}
+    assert en.Ising.lattice(3, 0.4).coupling.dtype == torch.get_default_dtype()
+    assert en.Ising(np.zeros((2, 2)), [0.5, 0.1]).coupling.dtype == F64
+
+
+def test_scalar_couplings_keep_every_digit_of_a_wide_model():
+    energy = en.Ising.lattice(3, torch.tensor(0.4, dtype=F64), field=0.1)
+    assert (energy.field == 0.1).all()
