@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -43,8 +44,8 @@ class GraphEnergy(Energy):
         return self.forward(self.space.encode_as(x, next(self.parameters()).dtype))
 
     def surrogate(self, x: Tensor) -> Tensor:
-        """A cheap approximation of the energy, (C,); the energy itself where there is none."""
-        return self.state_energy(x)
+        """A cheap approximation of the energy, (C,). Zero unless a class has a better one: that is always valid."""
+        return torch.zeros(len(x), dtype=next(self.parameters()).dtype, device=x.device)
 
     def config(self) -> dict[str, Any]:
         """Settings as plain JSON types, without the space; ``energy_from_dict`` rebuilds the module from them."""
@@ -54,6 +55,17 @@ class GraphEnergy(Energy):
     def from_config(cls, config: dict[str, Any], space: MolecularSpace) -> GraphEnergy:
         """Inverse of :meth:`config`, without ``kind``; parameters are freshly initialised."""
         return cls(space, **config)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The space and the settings as plain JSON types; the weights are in ``state_dict()``."""
+        return {"space": self.space.to_dict(), "energy": self.config()}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> GraphEnergy:
+        """Inverse of :meth:`to_dict` for any kind, with fresh weights: follow with ``load_state_dict``."""
+        if not isinstance(data, Mapping) or set(data) != {"space", "energy"}:
+            raise SettingError(f"`data` must be a dict with `space` and `energy`; got {data!r}. Write it by to_dict().")
+        return energy_from_dict(data["energy"], MolecularSpace.from_dict(data["space"]))
 
 
 def energy_from_dict(config: dict[str, Any], space: MolecularSpace) -> GraphEnergy:
@@ -71,7 +83,7 @@ def energy_from_dict(config: dict[str, Any], space: MolecularSpace) -> GraphEner
         )
     try:
         return GraphEnergy.kinds[kind].from_config(settings, space)
-    except TypeError as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise SettingError(
             f"the settings of {kind} must be those of its constructor; got {settings} ({error}). "
             "Write the configuration with `energy.config()`."

@@ -27,8 +27,11 @@ def atom_feature_size(n_types: int) -> int:
     return n_types + SUMS + DEGREES + 6 * RING_NUMBERS
 
 
-def atom_features(encoding: GraphEncoding, space: MolecularSpace, rings: bool) -> Tensor:
-    """(C, V, T) relaxed one-hots of type, bond-order sum, degree and, per ring size, rings through the atom."""
+def atom_features(encoding: GraphEncoding, space: MolecularSpace, rings: bool) -> tuple[Tensor, Tensor]:
+    """Relaxed one-hots (C, V, T) of type, bond-order sum, degree and, per ring size, the rings through the atom.
+
+    Second: those ring numbers themselves, (C, V, 6), zero without ``rings``.
+    """
     adjacency = relaxed_adjacency(encoding)
     parts = [
         encoding.nodes[..., 1:],
@@ -42,7 +45,7 @@ def atom_features(encoding: GraphEncoding, space: MolecularSpace, rings: bool) -
     else:
         counts = adjacency.new_zeros(*adjacency.shape[:2], 6)
     parts.append(soft_one_hot(counts, RING_NUMBERS).flatten(-2))
-    return torch.cat(parts, -1)
+    return torch.cat(parts, -1), counts
 
 
 def packed_atom_features(packed: PackedMolecules, n_types: int, dtype: torch.dtype) -> Tensor:
@@ -139,7 +142,8 @@ class RelationalEnergy(GraphEnergy):
     def forward(self, encoding: GraphEncoding) -> Tensor:
         present = presence(encoding).unsqueeze(-1)
         bonds = encoding.bonds[..., 1:].movedim(-1, 1)  # (C, 3, V, V)
-        h = atom_features(encoding, self.space, self.rings) @ self.embedding * present
+        features, _ = atom_features(encoding, self.space, self.rings)
+        h = features @ self.embedding * present
         for weight, bias, norm in zip(self.messages, self.bias, self.norms, strict=True):
             messages = (bonds @ (h.unsqueeze(1) @ weight[1:])).sum(1)
             h = h + F.silu(norm(h @ weight[0] + bias + messages))

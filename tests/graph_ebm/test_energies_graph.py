@@ -1,13 +1,24 @@
 """Molecular energies: invariances, agreement of the fast and the differentiable path, gradients, composition."""
 
+import json
+
 import pytest
 import torch
 from torch import Tensor
 
 import graph_ebm as ge
 from discrete_ebm.energies.base import energy_and_gradient, evaluate_energy
-from discrete_ebm.errors import ShapeError, SpaceError
-from graph_ebm.energies import LocalEnergy, RelationalEnergy, _fast
+from discrete_ebm.errors import SettingError, ShapeError, SpaceError
+from graph_ebm.energies import (
+    ComposedEnergy,
+    EBMWarning,
+    LocalEnergy,
+    MolecularEnergy,
+    RelationalEnergy,
+    TransformerEnergy,
+    _fast,
+    energy_from_dict,
+)
 from graph_ebm.energies.base import GraphEnergy
 from graph_ebm.energies.features import CountLayout, count_indices, count_indices_torch, soft_one_hot
 from graph_ebm.energies.packed import neighbour_sum, pack, pack_torch, segment_sum
@@ -56,6 +67,8 @@ KINDS = {
     "local-plain": lambda space: LocalEnergy(space, angles=False, rings=False),
     "relational": lambda space: RelationalEnergy(space, hidden=16, layers=3, zero_output=False),
     "relational-no-rings": lambda space: RelationalEnergy(space, hidden=8, layers=1, rings=False, zero_output=False),
+    "transformer": lambda space: TransformerEnergy(space, 16, 8, layers=2, heads=2, zero_output=False),
+    "molecular": lambda space: MolecularEnergy(space, network=RelationalEnergy(space, 8, 2, zero_output=False)),
 }
 
 
@@ -262,3 +275,97 @@ def test_relational_energy_tells_rings_apart_that_messages_cannot(space: Molecul
     blind = RelationalEnergy(space, rings=False, zero_output=False).state_energy(graphs.x)
     assert (seeing[0] - seeing[1]).abs() > 1e-3
     assert (blind[0] - blind[1]).abs() < 1e-5
+
+
+# -- composition ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def experts(space: MolecularSpace) -> list[GraphEnergy]:
+    def network(seed: int) -> RelationalEnergy:
+        return RelationalEnergy(space, 8, 2, zero_output=False, seed=seed)
+
+    return [randomised(MolecularEnergy(space, network=network(seed)), seed, 0.1) for seed in range(3)]
+
+
+def test_molecular_energy_is_local_plus_network(space: MolecularSpace, states: Tensor) -> None:
+    network = RelationalEnergy(space, 8, 2, zero_output=False)
+    energy = randomised(MolecularEnergy(space, network=network), scale=0.1)
+    parts = energy.local.state_energy(states) + energy.network.state_energy(states)
+    torch.testing.assert_close(energy.state_energy(states), parts)
+    torch.testing.assert_close(energy.surrogate(states), energy.local.state_energy(states))
+    assert torch.equal(MolecularEnergy(space, None, network).surrogate(states), torch.zeros(len(states)))
+    with pytest.raises(SettingError, match="must not both be None"):
+        MolecularEnergy(space, None)
+    with pytest.raises(SpaceError, match="must have the space"):
+        MolecularEnergy(space, LocalEnergy(MolecularSpace(space.vocabulary, 5)))
+
+
+def test_composed_energy_is_linear_in_its_experts(experts: list[GraphEnergy], states: Tensor) -> None:
+    one, two, base = (expert.state_energy(states) for expert in experts)
+    composed = ComposedEnergy({"qed": experts[0], "logp": experts[1]}, [2.0, -0.5], experts[2], 0.25, [4.0, 1.0])
+    expected = 0.5 * one - 0.5 * two - 0.25 * base
+    torch.testing.assert_close(composed.state_energy(states), expected)
+    dense = composed(composed.space.encode(states))
+    torch.testing.assert_close(dense, expected, atol=1e-4, rtol=1e-4)
+    local = [expert.surrogate(states) for expert in experts]
+    torch.testing.assert_close(composed.surrogate(states), 0.5 * local[0] - 0.5 * local[1] - 0.25 * local[2])
+    parts = composed.expert_energies(states)
+    assert list(parts) == ["qed", "logp", "base"]
+    torch.testing.assert_close(parts["logp"], two)
+
+
+def test_the_default_base_weight_counts_the_data_once(experts: list[GraphEnergy], states: Tensor) -> None:
+    one, two, base = (expert.state_energy(states) for expert in experts)
+    composed = ComposedEnergy(experts[:2], base=experts[2])
+    torch.testing.assert_close(composed.state_energy(states), one + two - base)
+    torch.testing.assert_close(ComposedEnergy(experts[:2]).state_energy(states), one + two)
+    torch.testing.assert_close(composed.reweighted([1.0, 0.0]).state_energy(states), one)
+
+
+def test_negation_through_the_shared_arithmetic(experts: list[GraphEnergy], states: Tensor) -> None:
+    torch.testing.assert_close(evaluate_energy(-experts[0], states), -experts[0].state_energy(states))
+
+
+def test_wrong_compositions_are_refused_and_doubtful_ones_warned_about(
+    space: MolecularSpace, experts: list[GraphEnergy], states: Tensor
+) -> None:
+    shorter = MolecularSpace(Vocabulary(space.vocabulary.types[:-1], space.vocabulary.max_valence[:-1]), 22)
+    swapped = MolecularSpace(Vocabulary(space.vocabulary.types[::-1]), 22)
+    with pytest.raises(SpaceError, match="must know the atom types"):
+        ComposedEnergy([experts[0], LocalEnergy(swapped)])
+    with pytest.raises(SpaceError, match="must take molecules of 22 atoms"):
+        ComposedEnergy([experts[0], LocalEnergy(MolecularSpace(space.vocabulary, 9))])
+    with pytest.warns(EBMWarning, match="vocabularies differ"):
+        composed = ComposedEnergy([LocalEnergy(shorter), experts[0]])
+    few = states[:2]
+    torch.testing.assert_close(composed(composed.space.encode(few)), composed.state_energy(few), atol=1e-4, rtol=1e-4)
+    with pytest.warns(EBMWarning, match="largest sizes differ"):
+        ComposedEnergy([experts[0], LocalEnergy(MolecularSpace(space.vocabulary, 30))])
+    for bad in ({"weights": [1.0]}, {"weights": [1.0, float("nan")]}, {"temperatures": [1.0, 0.0]}):
+        with pytest.raises(SettingError):
+            ComposedEnergy(experts[:2], **bad)
+    with pytest.raises(SettingError, match="at least one"):
+        ComposedEnergy([])
+
+
+def test_every_energy_is_rebuilt_from_its_json_description(
+    energy: GraphEnergy, experts: list[GraphEnergy], states: Tensor
+) -> None:
+    for original in (energy, ComposedEnergy(experts[:2], [1.0, 2.0], experts[2])):
+        copy = GraphEnergy.from_dict(json.loads(json.dumps(original.to_dict())))
+        copy.load_state_dict(original.state_dict())
+        assert copy.space == original.space
+        torch.testing.assert_close(copy.state_energy(states), original.state_energy(states))
+
+
+def test_wrong_descriptions_are_refused(space: MolecularSpace) -> None:
+    for config in ({}, {"kind": "Wrong"}, {"kind": "LocalEnergy", "colour": 1}):
+        with pytest.raises(SettingError):
+            energy_from_dict(config, space)
+    with pytest.raises(SettingError, match="must be a dict with"):
+        GraphEnergy.from_dict({"energy": {}})
+    with pytest.raises(SettingError, match="must be an int >= 1"):
+        RelationalEnergy(space, hidden=0)
+    with pytest.raises(SettingError, match="multiple of heads"):
+        TransformerEnergy(space, hidden=10, heads=4)
