@@ -32,8 +32,10 @@ def run(group: click.Command, args: Sequence[str] | None = None, *, prog_name: s
     Returns:
         The exit code; see the module's first lines.
     """
+    given = list(sys.argv[1:] if args is None else args)
     try:
-        code = group.main(args=None if args is None else list(args), prog_name=prog_name, standalone_mode=False)
+        # `obj` lets a command record how it was called.
+        code = group.main(args=list(given), prog_name=prog_name, standalone_mode=False, obj={"argv": given})
         sys.stdout.flush()  # a full disk or a closed pipe behind stdout shows itself here, not at interpreter exit
         return code if isinstance(code, int) else EXIT_OK
     except click.exceptions.Exit as stop:

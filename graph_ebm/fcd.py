@@ -39,7 +39,7 @@ class SmallSampleWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and covariance of ChemNet activations: ``mu`` (512,), ``sigma`` (512, 512), both float64, of ``n`` molecules."""
+    """ChemNet activations of ``n`` molecules: ``mu`` (512,) and ``sigma`` (512, 512), both float64."""
 
     mu: np.ndarray
     sigma: np.ndarray

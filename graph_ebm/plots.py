@@ -54,7 +54,7 @@ _STYLE = {
 _serial = itertools.count()
 
 
-def _canvas(width: float = 4.6, height: float = 2.6) -> tuple[Figure, Axes]:
+def _canvas(width: float = 3.9, height: float = 2.35) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_alpha(0.0)
@@ -123,11 +123,11 @@ def distribution_svg(
                 inside = np.clip(values, bins[0], bins[-1])  # the outermost 0.2 % pile up at the edges, none is lost
                 share = np.histogram(inside, bins)[0] / len(values)
                 axes.stairs(share, bins, fill=True, color=colour, alpha=alpha, lw=0)
-                axes.stairs(share, bins, color=colour, lw=1.5, label=f"{label} (mean {values.mean():.3g})")
+                axes.stairs(share, bins, color=colour, lw=1.5, label=label)
                 axes.axvline(float(values.mean()), color=colour, lw=1.2, ls=(0, (3, 2)))
             axes.set_xlim(bins[0], bins[-1])
             axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, fontsize=8.5, borderaxespad=0.2,
-                        handlelength=1.2, columnspacing=1.2)  # fmt: skip
+                        handletextpad=0.5, handlelength=1.2, columnspacing=1.2)  # fmt: skip
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
             axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel(name)
@@ -139,11 +139,15 @@ def curves_svg(
     series: Mapping[str, ArrayLike],
     *,
     x_label: str,
-    y_label: str,
+    y_label: str = "",
+    title: str = "",
     stages: Sequence[str] | None = None,
     zero_line: bool = False,
 ) -> str:
-    """Curves over a common x; points that are NaN are left out. ``stages`` (one per x) shades every second stage."""
+    """Curves over a common x; points that are NaN are left out. ``stages`` (one per x) shades every second stage.
+
+    ``title`` is for screen readers; the page writes it above the drawing.
+    """
     horizontal = np.asarray(x, dtype=np.float64).ravel()
     with rc_context(_STYLE):
         figure, axes = _canvas()
@@ -160,12 +164,12 @@ def curves_svg(
             _stage_bands(axes, horizontal, stages)
         if len(series) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, fontsize=8.5, borderaxespad=0.2,
-                        handlelength=1.2, columnspacing=1.2)  # fmt: skip
+                        handletextpad=0.5, handlelength=1.2, columnspacing=1.2)  # fmt: skip
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.01)
-        return _svg(figure, f"{y_label} over {x_label}")
+        return _svg(figure, f"{title or y_label} over {x_label}")
 
 
 def _stage_bands(axes: Axes, x: np.ndarray, stages: Sequence[str]) -> None:
@@ -186,21 +190,22 @@ def shares_svg(name: str, samples: Mapping[str, float], reference: Mapping[str, 
     """Two histograms over categories side by side, as shares (from ``metrics.histograms`` and ``metrics.shares``)."""
     order = list(keys)
     with rc_context(_STYLE):
-        figure, axes = _canvas(4.6, 2.3)
+        figure, axes = _canvas(3.4, 2.1)
         at = np.arange(len(order))
         width = 0.4 if reference else 0.7
         if reference:
             axes.bar(at - 0.2, [reference.get(k, 0.0) for k in order], width, color=BEFORE, label="reference")
         shift = 0.2 if reference else 0.0
         axes.bar(at + shift, [samples.get(k, 0.0) for k in order], width, color=AFTER, alpha=0.85, label="samples")
-        step = max(1, len(order) // 16)
+        step = -(-len(order) // 12)
         axes.set_xticks(at[::step], order[::step])
         axes.tick_params(axis="x", length=0)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel(name)
         if reference:
-            axes.legend(loc="upper right", fontsize=8.5)
+            axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, fontsize=8.5, borderaxespad=0.2,
+                        handlelength=1.2, columnspacing=1.2)  # fmt: skip
         return _svg(figure, f"histogram of {name}")
 
 

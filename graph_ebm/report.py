@@ -210,7 +210,7 @@ def _numbers(values: Any) -> list[float] | None:
 
 _CURVE_TITLES = {
     "gap": ("Energy gap (nats)", "Mean energy of the chains minus that of the data; near 0 when the model fits."),
-    "distance": ("Distance of fresh samples", "Chains never started from training molecules, measured against the data."),
+    "distance": ("Distance of fresh samples", "Of chains never started from training molecules, to the data."),
     "loss": ("Loss", "What training minimises; stages have different scales."),
 }
 
@@ -229,14 +229,14 @@ def _training_curves(history: Mapping[str, Any]) -> list[dict[str, Any]]:
             continue
         title, note = _CURVE_TITLES.get(key, (key.replace("_", " ").capitalize(), ""))
         svg = plots.curves_svg(
-            seconds, {key: numbers}, x_label="seconds of training", y_label=title, stages=stages, zero_line=key == "gap"
+            seconds, {key: numbers}, x_label="seconds of training", title=title, stages=stages, zero_line=key == "gap"
         )
         out.append({"title": title, "note": note, "svg": Markup(svg)})
     by_move = _by_move(history.get("acceptance"), len(seconds))
     if by_move:
-        svg = plots.curves_svg(seconds, by_move, x_label="seconds of training", y_label="accepted share", stages=stages)
-        note = "Share of each move type's proposals that were accepted."
-        out.append({"title": "Acceptance by move type", "note": note, "svg": Markup(svg)})
+        title, note = "Acceptance by move type", "Share of each move type's proposals that were accepted."
+        svg = plots.curves_svg(seconds, by_move, x_label="seconds of training", title=title, stages=stages)
+        out.append({"title": title, "note": note, "svg": Markup(svg)})
     return out
 
 
@@ -264,7 +264,7 @@ def _trace_curves(trace: Mapping[str, Any]) -> list[dict[str, Any]]:
         if numbers is None or len(numbers) != len(steps):
             continue
         title = key.replace("_", " ").capitalize()
-        svg = plots.curves_svg(steps, {key: numbers}, x_label="sampling step", y_label=title)
+        svg = plots.curves_svg(steps, {key: numbers}, x_label="sampling step", title=title)
         out.append({"title": title, "note": "", "svg": Markup(svg)})
     return out
 

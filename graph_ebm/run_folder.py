@@ -1,6 +1,6 @@
 """The folder of a run: molecules.csv, model.safetensors + config.json, run.json, report.html.
 
-Each file is written beside its name and then renamed, so a full disk, a kill or an error leaves the old file whole.
+Each file appears whole or not at all, so a full disk, a kill or an error leaves the old file as it was.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 import os
 import platform
 import secrets
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from discrete_ebm.checkpoint import atomic_file, make_folder
 from discrete_ebm.errors import CheckpointError, DataError
 
 _PACKAGES = ("discrete-ebm", "torch", "torch_geometric", "rdkit", "numpy", "scipy", "safetensors", "fcd_torch")
@@ -39,11 +39,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path | None = None, name: str = "run") -> None:
-        self.path = _dated(name) if path is None else Path(path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(_why(error, self.path, "folder")) from error
+        self.path = make_folder(_dated(name) if path is None else path)
         self.written: dict[str, str] = {}
 
     def __truediv__(self, name: str) -> Path:
@@ -66,8 +62,16 @@ class RunFolder:
         try:
             model.save(self.path)
         except OSError as error:
-            raise CheckpointError(_why(error, self.path, "model")) from error
+            raise CheckpointError(
+                f"the model cannot be written to {self.path}: {error.strerror or error}. "
+                "Free some space or choose another folder with --output."
+            ) from error
         return self.path
+
+    def discard_if_empty(self) -> None:
+        """Take the folder away again if nothing was written to it (a run that failed before it began)."""
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def report(self, html: str, name: str = "report.html") -> Path:
         """Write the report page."""
@@ -82,31 +86,15 @@ def _dated(name: str) -> Path:
     return path if not path.exists() else Path("runs") / f"{stem}-{secrets.token_hex(2)}"
 
 
-def _why(error: OSError, path: Path, what: str) -> str:
-    reason = error.strerror or str(error)
-    return f"the {what} {path} cannot be written: {reason}. Free some space or choose another place with --output."
-
-
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Write a whole file or nothing: temporary file, flush to disk, rename.
+    """Write a whole file or nothing.
 
     Raises:
         CheckpointError: with the path, the number of bytes and the reason; an older file of the name is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(_why(error, path, f"file ({len(content):,} bytes)")) from error
-    except BaseException:  # Ctrl-C in the middle: leave no half file behind
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
     return path
 
 
@@ -242,7 +230,6 @@ def provenance() -> dict[str, Any]:
         versions["discrete-ebm"] = __version__
     return {
         "versions": versions,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",

@@ -19,7 +19,7 @@ import numpy as np
 from discrete_ebm.errors import SettingError
 from graph_ebm import properties as properties_module
 from graph_ebm.metrics import distributions, similarity
-from graph_ebm.metrics.validity import CheckedSamples, Sample, check_samples
+from graph_ebm.metrics.validity import CheckedSamples, Sample, check_samples, molecules_of
 
 if TYPE_CHECKING:
     from graph_ebm.fcd import Statistics
@@ -142,7 +142,7 @@ def evaluate(
         reference: molecules to compare distributions with; None leaves those figures empty.
         training: molecules that count as known (novelty, nearest neighbours); the reference when not given.
         properties: names known to ``graph_ebm.properties``; values that fail are counted.
-        fcd: True compares with ``reference``; or reference statistics (an .npz path or ``Statistics``). Needs fcd_torch.
+        fcd: True compares with ``reference``; or statistics (.npz path or ``Statistics``). Needs fcd_torch.
         max_compared: most molecules a side in fingerprint comparisons.
         device: where ChemNet runs. progress: show a bar for ChemNet.
 
@@ -209,7 +209,7 @@ def _diversity(
     ringed = [s for s in frames if s]
     snn = similarity.nearest_neighbour_similarity(bits, similarity.fingerprints(against))
     return [
-        Figure("internal_diversity", similarity.internal_diversity(bits), note=f"{len(used):,} valid samples, Morgan-2"),
+        Figure("internal_diversity", similarity.internal_diversity(bits), note=f"{len(used):,} valid, Morgan-2"),
         _share("scaffold_diversity", len(set(ringed)), len(unique), "distinct scaffolds per distinct valid sample"),
         _share("acyclic", len(frames) - len(ringed), len(unique), "distinct valid samples without a ring"),
         Figure("nearest_neighbour_similarity", snn, note=f"to {len(against):,} known molecules, Morgan-2 Tanimoto"),
@@ -233,14 +233,18 @@ def _histograms(a: list[str], b: list[str]) -> tuple[dict[str, dict[str, dict[st
 def compare_properties(
     samples: Sequence[str], reference: Sequence[str], names: Sequence[str] = DEFAULT_PROPERTIES
 ) -> dict[str, PropertyComparison]:
-    """Each property in two lists of checked SMILES, and the Wasserstein-1 distance of its values."""
+    """Each property in two lists of checked SMILES, and the Wasserstein-1 distance of its values.
+
+    Raises:
+        RegistryError, SettingError: a property is unknown or cannot be imported.
+    """
+    sides = [list(molecules_of(side)) for side in (samples, reference)]
+    found, known = (properties_module.compute(list(names), side)[0] for side in sides)
     out = {}
-    for name in names:
-        values = [properties_module.values(list(side), name) for side in (samples, reference)]
-        finite = [v[np.isfinite(v)] for v in values]
-        out[name] = PropertyComparison(
-            name, finite[0], finite[1], len(values[0]) - len(finite[0]), distributions.wasserstein(finite[0], finite[1])
-        )
+    for name, values in found.items():
+        finite, other = values[np.isfinite(values)], known[name][np.isfinite(known[name])]
+        distance = distributions.wasserstein(finite, other)
+        out[name] = PropertyComparison(name, finite, other, len(values) - len(finite), distance)
     return out
 
 
@@ -295,7 +299,8 @@ def _mean_sd(values: np.ndarray) -> str:
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+    pad = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [head, *rows]]
+    lines = ["  ".join(row).rstrip() for row in pad]
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 

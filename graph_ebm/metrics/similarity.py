@@ -83,7 +83,7 @@ def nearest(bits: np.ndarray, reference_bits: np.ndarray) -> tuple[np.ndarray, n
 
 
 def nearest_neighbour_similarity(bits: np.ndarray, reference_bits: np.ndarray) -> float | None:
-    """Mean over the samples of the similarity to the nearest reference molecule (SNN of MOSES); None if one is empty."""
+    """Mean similarity of the samples to their nearest reference molecule (SNN of MOSES); None if one is empty."""
     if len(bits) == 0 or len(reference_bits) == 0:
         return None
     return float(nearest(bits, reference_bits)[1].mean(dtype=np.float64))

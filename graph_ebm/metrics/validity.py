@@ -15,9 +15,9 @@ from rdkit import Chem, rdBase
 
 from discrete_ebm.errors import MoleculeError
 from graph_ebm.chem import isolate
-from graph_ebm.chem.reader import screen
+from graph_ebm.chem.reader import Refusal, screen
 
-Sample: TypeAlias = "str | Chem.Mol | None"
+Sample: TypeAlias = "str | Chem.Mol | Refusal | None"
 
 MAX_HEAVY_ATOMS = 128
 _UNFINISHED = {"timeout", "memory", "crash"}  # what only the isolated reader can find out
@@ -70,6 +70,8 @@ def check_sample(sample: Sample) -> tuple[str | None, str]:
     """
     if sample is None:
         return None, "missing"
+    if isinstance(sample, Refusal):  # a row of a file that could not be read
+        return None, sample.reason
     if isinstance(sample, Chem.Mol):
         mol = Chem.Mol(sample)  # the caller's molecule stays as it is
     elif isinstance(sample, str):

@@ -1,0 +1,450 @@
+"""The command ``graph-ebm``: train, generate, optimize, evaluate, and three lists (moves, properties, datasets).
+
+Every command that computes writes one folder. Bad input ends with one sentence on stderr and exit code 2; Ctrl-C keeps
+what is done and ends with 130.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from discrete_ebm.cli_support import EXIT_INTERRUPTED, check_device, common_options, echo_json, run
+from discrete_ebm.errors import DataError, SettingError
+from graph_ebm import __version__
+from graph_ebm.cli_data import (
+    DEFAULT_DATA,
+    check_smarts,
+    check_smiles,
+    load_molecules,
+    read_samples,
+    starting_molecules,
+)
+
+_FILE_ENDINGS = {".smi", ".csv", ".sdf"}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    if os.getcwd() not in sys.path:  # a property `module:function` of the user lies in the working folder; last, so
+        sys.path.append(os.getcwd())  # that no file there can stand in for an installed module
+    sys.exit(run(cli, args, prog_name="graph-ebm"))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="graph-ebm")
+def cli() -> None:
+    """Train energies of molecules on real ones, and sample new and better ones."""
+
+
+def _data_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--max-atoms", type=click.IntRange(1, 128), default=None, help="Largest molecule, heavy atoms."),
+        click.option("--limit", type=click.IntRange(min=1), default=None, help="Use at most this many molecules."),
+        click.option("--column", default="smiles", show_default=True, help="SMILES column of a table."),
+        click.option("--data", default=DEFAULT_DATA, show_default=True, help="Packaged set or .smi/.csv/.sdf file."),
+    ):
+        function = option(function)
+    return function
+
+
+_minutes = click.option("--minutes", type=click.FloatRange(0.01), default=10, show_default=True, help="Training time.")
+_keep = click.option("--keep", metavar="SMARTS", default=None, help="Substructure that every molecule keeps.")
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given: what is None keeps the library's own default."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+class _Run:
+    """A run in progress: its folder, its clock, and whether it was interrupted."""
+
+    def __init__(self, name: str, output: Path | None) -> None:
+        from graph_ebm.run_folder import RunFolder
+
+        self.folder = RunFolder(output, name)
+        self.start = time.monotonic()
+        self.interrupted = False
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+    def finish(self, content: dict[str, Any], table: str, as_json: bool, quiet: bool) -> None:
+        """Write run.json, print the result, and end with 130 if the run was cut short."""
+        content = {**content, "seconds": round(self.seconds, 3), "interrupted": self.interrupted}
+        self.folder.run({"command": _command(), **content})
+        if as_json:
+            echo_json({"folder": str(self.folder.path), "files": sorted(self.folder.written), **content})
+        elif not quiet:
+            click.echo(table)
+            click.echo(f"written to {self.folder.path}: {', '.join(sorted(self.folder.written))}")
+        if self.interrupted:
+            click.echo(f"graph-ebm: interrupted; what was finished is kept in {self.folder.path}.", err=True)
+            raise click.exceptions.Exit(EXIT_INTERRUPTED)
+
+
+@contextmanager
+def _run(name: str, output: Path | None, settings: dict[str, Any]) -> Iterator[_Run]:
+    """A run whose folder disappears if it failed before anything was made, and records an interruption."""
+    run_ = _Run(name, output)
+    try:
+        yield run_
+    except KeyboardInterrupt:
+        run_.folder.run({"settings": settings, "seconds": round(run_.seconds, 3), "interrupted": True})
+        click.echo(f"\ngraph-ebm: interrupted; what was finished is kept in {run_.folder.path}.", err=True)
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+    except Exception:
+        run_.folder.discard_if_empty()
+        raise
+
+
+def _file_list(run_: _Run, report: bool = True) -> list[tuple[str, str]]:
+    """Files of the run for the report page, with those that are written after it."""
+    later = {"run.json": "versions, seeds, settings, figures"} | ({"report.html": "this page"} if report else {})
+    return list({**run_.folder.written, **later}.items())
+
+
+@cli.command()
+@_data_options
+@_minutes
+@click.option("--iterations", type=click.IntRange(min=1), default=None, help="Updates, in place of --minutes.")
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
+@common_options()
+def train(
+    data: str, column: str, limit: int | None, max_atoms: int | None, minutes: float, iterations: int | None,
+    threads: int | None, seed: int, device: str, output: Path | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Train an energy on molecules; writes model.safetensors, config.json, run.json and report.html."""
+    from graph_ebm.report import render
+    from graph_ebm.report_builders import training_report
+    from graph_ebm.run_folder import provenance
+    from graph_ebm.training import train as train_model
+
+    check_device(device)
+    molecules = load_molecules(data, column, limit=limit, max_atoms=max_atoms, quiet=quiet)
+    settings = {"data": data, "n_molecules": len(molecules), "seed": seed, "device": device, "minutes": minutes,
+                "iterations": iterations, "threads": threads}  # fmt: skip
+    with _run("train", output, settings) as run_:
+        length = {"n_iterations": iterations} if iterations is not None else {"minutes": minutes}
+        model = train_model(molecules, **length, seed=seed, device=device, progress=not quiet,
+                            output=run_.folder.path, **_given(threads=threads))  # fmt: skip
+        run_.interrupted = bool(getattr(model, "interrupted", False))
+        run_.folder.model(model)
+        page = training_report(
+            model, asked=[("Training data", f"{data}: {len(molecules):,} molecules"), ("Seed", str(seed))],
+            command=_command(), seconds=run_.seconds, provenance={**provenance(), "settings": settings},
+            files=_file_list(run_),
+        )  # fmt: skip
+        run_.folder.report(render(page))
+        last = {key: _last(values) for key, values in dict(getattr(model, "history", None) or {}).items()}
+        table = "\n".join(f"{key:<24} {value}" for key, value in last.items() if isinstance(value, (int, float, str)))
+        run_.finish({"settings": settings, "data": _counts(molecules), "last": last}, table, as_json, quiet)
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL_FOLDER", type=click.Path(path_type=Path))
+@click.option("-n", "n", type=click.IntRange(min=1), default=1000, show_default=True, help="Molecules to draw.")
+@click.option("--steps", type=click.IntRange(min=1), default=None, help="Sampling steps of each chain.")
+@click.option("--beta", type=click.FloatRange(min=0.0), default=None, help="Inverse temperature [default: 1].")
+@click.option("--start", multiple=True, metavar="SMILES|FILE", help="Molecules to start from; may be repeated.")
+@_keep
+@click.option("--reference", default=None, metavar="NAME|FILE", help="Known molecules to compare with.")
+@click.option("--column", default="smiles", show_default=True, help="SMILES column of tables.")
+@common_options("a dated folder under runs/; or a file ending in .smi, .csv or .sdf")
+def generate(
+    model: Path, n: int, steps: int | None, beta: float | None, start: tuple[str, ...], keep: str | None,
+    reference: str | None, column: str, seed: int, device: str, output: Path | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Draw molecules from a trained model (the folder that train or optimize wrote)."""
+    from graph_ebm.generate import generate as draw
+    from graph_ebm.metrics import evaluate
+    from graph_ebm.report import render
+    from graph_ebm.report_builders import generation_report
+    from graph_ebm.run_folder import provenance, write_molecules
+    from graph_ebm.training import load_model
+
+    check_device(device)
+    check_smarts(keep, "--keep")
+    starts = starting_molecules(start, column)
+    known = None if reference is None else read_samples(reference, column)
+    energy = load_model(_model_folder(model))
+    settings = {"model": str(model), "n": n, "seed": seed, "steps": steps, "beta": beta, "start": starts, "keep": keep}
+    options = {"seed": seed, "progress": not quiet, **_given(n_steps=steps, beta=beta, start=starts, keep=keep)}
+    if output is not None and output.suffix.lower() in _FILE_ENDINGS:
+        begin = time.monotonic()
+        found = draw(_on(energy, device), n, **options)
+        write_molecules(output, found.table())
+        if as_json:
+            echo_json({"file": str(output), "n": len(found.smiles), "seconds": round(time.monotonic() - begin, 3)})
+        elif not quiet:
+            click.echo(f"{len(found.smiles):,} molecules written to {output}")
+        if getattr(found, "interrupted", False):
+            raise KeyboardInterrupt
+        return
+    with _run("generate", output, settings) as run_:
+        found = draw(_on(energy, device), n, **options)
+        run_.interrupted = bool(getattr(found, "interrupted", False))
+        run_.folder.molecules(found.table())
+        write_molecules(run_.folder / "molecules.smi", found.table())
+        run_.folder.written["molecules.smi"] = "the SMILES alone"
+        evaluation = evaluate(found.smiles, known, device=device)
+        page = generation_report(
+            found, asked=[("Model", str(model)), ("Molecules", f"{n:,}, seed {seed}")],
+            training=[s for s in known or () if isinstance(s, str)], evaluation=evaluation,
+            command=_command(), start=starts[0] if starts and len(starts) == 1 else None, keep=keep,
+            seconds=run_.seconds, provenance={**provenance(), "settings": settings}, files=_file_list(run_),
+        )  # fmt: skip
+        run_.folder.report(render(page))
+        run_.finish({"settings": settings, "evaluation": evaluation.to_dict()}, evaluation.table(), as_json, quiet)
+
+
+@cli.command()
+@click.argument("targets", nargs=-1, required=True, metavar="PROPERTY...")
+@_data_options
+@_minutes
+@click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=None, help="Best part of the data.")
+@click.option("-n", "n", type=click.IntRange(min=1), default=None, help="Molecules to draw.")
+@click.option("--like", metavar="SMILES", default=None, help="Start here and stay similar.")
+@click.option("--similarity", type=click.FloatRange(0, 1), default=None, help="Least Tanimoto similarity to --like.")
+@_keep
+@click.option("--base", type=click.Path(path_type=Path), default=None, help="Folder of an unconditional model.")
+@common_options()
+def optimize(
+    targets: tuple[str, ...], data: str, column: str, limit: int | None, max_atoms: int | None, minutes: float,
+    fraction: float | None, n: int | None, like: str | None, similarity: float | None, keep: str | None,
+    base: Path | None, seed: int, device: str, output: Path | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Make molecules with more of a PROPERTY.
+
+    PROPERTY is a name ("qed"), a direction ("sa:min"), a range ("logp:1..3") or your function ("module:function");
+    `graph-ebm properties` lists the names. Several are met together.
+    """
+    from graph_ebm.metrics import evaluate
+    from graph_ebm.optimize import Target
+    from graph_ebm.optimize import optimize as improve
+    from graph_ebm.report import render
+    from graph_ebm.report_builders import optimization_report
+    from graph_ebm.run_folder import provenance
+
+    if similarity is not None and like is None:
+        raise click.UsageError("--similarity needs --like SMILES, the molecule to stay similar to.")
+    check_device(device)
+    check_smarts(keep, "--keep")
+    like = check_smiles(like, "--like")
+    wanted = [Target.parse(text) for text in targets]
+    prior = None if base is None else _load(base)
+    molecules = load_molecules(data, column, limit=limit, max_atoms=max_atoms, quiet=quiet)
+    settings = {"targets": list(targets), "data": data, "n_molecules": len(molecules), "seed": seed, "minutes": minutes,
+                "fraction": fraction, "n": n, "like": like, "similarity": similarity, "keep": keep,
+                "base": None if base is None else str(base)}  # fmt: skip
+    with _run("optimize", output, settings) as run_:
+        result = improve(
+            wanted, data=molecules, minutes=minutes, seed=seed, output=run_.folder.path, progress=not quiet,
+            **_given(fraction=fraction, n=n, like=like, similarity=similarity, keep=keep, base=prior),
+        )  # fmt: skip
+        run_.interrupted = bool(getattr(result, "interrupted", False))
+        run_.folder.molecules(result.molecules)
+        if getattr(result, "model", None) is not None:
+            run_.folder.model(result.model)
+        evaluation = evaluate(_samples_of(result), molecules.smiles, properties=())
+        asked = [("Training data", f"{data}: {len(molecules):,} molecules"), ("Time", f"{minutes:g} minutes"),
+                 ("Seed", str(seed))]  # fmt: skip
+        if like is not None:
+            bound = "" if similarity is None else f", Tanimoto similarity at least {similarity:g}"
+            asked.append(("Similar to", f"{like}{bound}"))
+        if keep is not None:
+            asked.append(("Kept", keep))
+        page = optimization_report(
+            result, wanted, asked=asked, training=molecules.smiles, evaluation=evaluation,
+            command=_command(), start=like, keep=keep, seconds=run_.seconds,
+            baselines=getattr(result, "baselines", None) or (), provenance={**provenance(), "settings": settings},
+            files=_file_list(run_),
+        )  # fmt: skip
+        run_.folder.report(render(page))
+        content = {"settings": settings, "data": _counts(molecules), "figures": result.figures,
+                   "evaluation": evaluation.to_dict(), "caveats": list(result.caveats)}  # fmt: skip
+        run_.finish(content, _best(result, [t.name for t in wanted]), as_json, quiet)
+
+
+@cli.command()
+@click.argument("file", metavar="FILE")
+@click.option("--reference", default=None, metavar="NAME|FILE", help="Molecules to compare distributions with.")
+@click.option("--training", default=None, metavar="NAME|FILE", help="Known molecules [default: the reference].")
+@click.option("--column", default="smiles", show_default=True, help="SMILES column of tables.")
+@click.option("--properties", default=None, help="Names with commas between [default: qed,logp,sa,tpsa,mw,rings].")
+@click.option("--fcd", "with_fcd", is_flag=True, help="Add the Fréchet ChemNet Distance (needs fcd_torch).")
+@click.option("--fcd-reference", type=click.Path(path_type=Path), default=None, help="Reference statistics (.npz).")
+@common_options()
+def evaluate(
+    file: str, reference: str | None, training: str | None, column: str, properties: str | None, with_fcd: bool,
+    fcd_reference: Path | None, seed: int, device: str, output: Path | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure the molecules in FILE (.smi, .csv, .sdf, or a run's folder); writes evaluation.json.
+
+    Every row counts, also one that is no molecule. Nothing is drawn at random: the seed is only recorded.
+    """
+    from graph_ebm import fcd as fcd_module
+    from graph_ebm import properties as registry
+    from graph_ebm.metrics import DEFAULT_PROPERTIES
+    from graph_ebm.metrics import evaluate as measure
+    from graph_ebm.run_folder import write_json
+
+    check_device(device)
+    names = list(DEFAULT_PROPERTIES) if properties is None else [p.strip() for p in properties.split(",") if p.strip()]
+    for name in names:
+        registry.spec(name)
+    if with_fcd and reference is None and fcd_reference is None:
+        raise click.UsageError("--fcd needs --reference NAME|FILE or --fcd-reference FILE.npz.")
+    against: Any = fcd_module.load_statistics(fcd_reference) if fcd_reference is not None else with_fcd
+    samples = read_samples(file, column)
+    known = None if reference is None else read_samples(reference, column)
+    trained = None if training is None else _training_part(training, column)
+    settings = {"file": file, "reference": reference, "training": training, "properties": names, "seed": seed,
+                "fcd": with_fcd or fcd_reference is not None}  # fmt: skip
+    with _run("evaluate", output, settings) as run_:
+        found = measure(
+            samples, known, training=trained, properties=names, fcd=against, device=device, progress=not quiet
+        )
+        content = {"settings": settings, **found.to_dict()}
+        write_json(run_.folder / "evaluation.json", content)
+        run_.folder.written["evaluation.json"] = "all figures"
+        run_.finish(content, found.table(), as_json, quiet)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def moves(as_json: bool) -> None:
+    """List the moves between molecules and how often each is tried."""
+    from graph_ebm import moves as module
+    from graph_ebm.moves.build import DEFAULT_WEIGHTS
+
+    classes = {getattr(kind, "name", None): kind for kind in vars(module).values() if isinstance(kind, type)}
+    total = sum(DEFAULT_WEIGHTS.values())
+    rows = []
+    for name, weight in DEFAULT_WEIGHTS.items():
+        kind = classes.get(name, module.RepaintRing if name.startswith("repaint") else None)
+        first = (kind.__doc__ or "").strip().splitlines()[0] if kind is not None else ""
+        what = first.split(". ")[0].rstrip(".").replace("``size``", name.rsplit("-", 1)[-1]).replace("``", "")
+        rows.append({"name": name, "share": round(weight / total, 4), "what": what})
+    _list(rows, as_json)
+
+
+@cli.command()
+@click.argument("smiles", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def properties(smiles: tuple[str, ...], as_json: bool) -> None:
+    """List the properties; with SMILES, print their values instead."""
+    from graph_ebm import properties as registry
+
+    if not smiles:
+        specs = [registry.spec(name) for name in registry.names()]
+        _list([{"name": s.name, "better": "higher" if s.higher_is_better else "lower", "unit": s.unit,
+                "what": s.summary} for s in specs], as_json)  # fmt: skip
+        return
+    checked = [check_smiles(text, "SMILES") for text in smiles]
+    values, failures = registry.compute(registry.names(), checked)
+    if len(failures):
+        first = failures.items[0]
+        raise DataError(f"every property must have a value; got {first.detail} for {first.property} of {first.smiles}.")
+    rows = [{k: round(float(v[i]), 4) for k, v in values.items()} for i in range(len(checked))]
+    _list([{"smiles": s, **row} for s, row in zip(checked, rows, strict=True)], as_json)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def datasets(as_json: bool) -> None:
+    """List the packaged data sets."""
+    from graph_ebm import datasets as module
+
+    items = [module.describe(name) for name in module.names()]
+    _list([{"name": i.name, "what": i.summary, "licence": i.licence} for i in items], as_json)
+
+
+def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        echo_json(rows)
+        return
+    widths = {key: max(len(str(row[key])) for row in [*rows, {key: key}]) for key in rows[0]}
+    for row in [{key: key for key in rows[0]}, *rows]:
+        click.echo("  ".join(str(row[key]).ljust(widths[key]) for key in widths).rstrip())
+
+
+def _model_folder(path: Path) -> Path:
+    if not path.exists():
+        raise DataError(f"the model must be a folder that train or optimize wrote; got {str(path)!r}. Check the path.")
+    return path
+
+
+def _load(path: Path) -> Any:
+    from graph_ebm.training import load_model
+
+    return load_model(_model_folder(path))
+
+
+def _on(model: Any, device: str) -> Any:
+    """The model on a device; models that cannot move are only used where they are."""
+    if device == "cpu":
+        return model
+    if not hasattr(model, "to"):
+        raise SettingError(f"--device must be cpu for this model; got {device!r}, and it cannot be moved.")
+    return model.to(device)
+
+
+def _training_part(name: str, column: str) -> list[Any]:
+    from graph_ebm import datasets
+
+    return list(datasets.load(name).smiles) if name in datasets.names() else read_samples(name, column)
+
+
+def _samples_of(result: Any) -> list[Any]:
+    """All samples of an optimisation, unselected where they are kept; else the ranked ones."""
+    from graph_ebm.run_folder import rows_of
+
+    generated = getattr(result, "generated", None)
+    return list(generated.smiles) if generated is not None else [row["smiles"] for row in rows_of(result.molecules)]
+
+
+def _counts(molecules: Any) -> dict[str, Any]:
+    """What was read, kept and rejected: N in = N kept + N rejected."""
+    rejected = getattr(molecules, "rejections", None)
+    if rejected is None:
+        return {"n_in": len(molecules), "n_kept": len(molecules), "rejected": {}}
+    return {"n_in": rejected.n_in, "n_kept": len(molecules), "rejected": rejected.counts()}
+
+
+def _best(result: Any, names: list[str], n: int = 10) -> str:
+    """The best molecules as a table."""
+    from graph_ebm.report import show
+    from graph_ebm.run_folder import rows_of
+
+    rows = rows_of(result.molecules)
+    lines = ["  ".join([*(name.rjust(10) for name in names), "smiles"])]
+    for row in rows[:n]:
+        lines.append("  ".join([*(show(row.get(name)).rjust(10) for name in names), str(row["smiles"])]))
+    return "\n".join([*lines, f"{len(rows):,} molecules in all"])
+
+
+def _last(values: Any) -> Any:
+    """The last entry of a history column."""
+    if isinstance(values, dict):
+        return {key: _last(v) for key, v in values.items()}
+    return values[-1] if isinstance(values, (list, tuple)) and values else None
+
+
+def _command() -> str:
+    """This call as one would type it; ``run`` leaves the arguments in the context."""
+    return shlex.join(["graph-ebm", *(click.get_current_context().find_object(dict) or {}).get("argv", ())])
+
+
+if __name__ == "__main__":
+    main()
