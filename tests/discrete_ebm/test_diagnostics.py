@@ -63,13 +63,14 @@ def test_every_quantity_is_treated_alone_and_in_chunks_alike(monkeypatch):
     assert torch.allclose(together[1, 0], ess(many[:, :, 1, 0]), rtol=1e-12)
 
 
-def test_iid_draws_have_an_ess_within_ten_percent_of_their_number():
-    # Fixed seed; over 200 other seeds the largest deviation at this size was under 6 %, so the margin is not a tuned one.
+@pytest.mark.parametrize("kind", ["normal", "binary"])
+def test_iid_draws_have_an_ess_within_ten_percent_of_their_number(kind):
+    # n = 80,000: over 500 other quantities the relative deviation was -0.5 % on average with standard deviation 1.1 %
+    # and at most 4.9 %, so ten quantities at a fixed seed stay inside 10 % (9 standard deviations).
     g = torch.Generator().manual_seed(0)
-    draws = torch.randn(2000, 4, 20, generator=g)
-    assert bool(((ess(draws) / 8000 - 1).abs() < 0.10).all())
-    binary = torch.randint(0, 2, (2000, 4, 20), generator=g)
-    assert bool(((ess(binary) / 8000 - 1).abs() < 0.10).all())
+    shape = (20000, 4, 10)
+    draws = torch.randn(shape, generator=g) if kind == "normal" else torch.randint(0, 2, shape, generator=g)
+    assert bool(((ess(draws) / 80000 - 1).abs() < 0.10).all())
 
 
 def test_ar1_ess_is_near_the_closed_form():

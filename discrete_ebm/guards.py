@@ -1,0 +1,111 @@
+"""Stop a training that has gone wrong, and say why: non-finite numbers at once, divergence within tens of updates."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from discrete_ebm.errors import DivergenceError, NonFiniteEnergyError, SettingError
+
+__all__ = ["Guard", "Watch", "check_finite_tensors", "check_finite_terms", "natural_gap"]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What counts as divergence. Non-finite numbers always stop a training.
+
+    Args:
+        gap_ratio: alarm when abs(gap) exceeds this many times its median over ``window`` updates (and ``least_gap``).
+        window: updates the median looks back on; at least a quarter of them must have been seen.
+        patience: updates in a row that an alarm on the gap must last.
+        least_gap: nats; smaller gaps never alarm. None = the log number of states of the space (the largest difference
+            in surprise the model can need), or 100.
+        least_acceptance: alarm when acceptance stays below this, for ``acceptance_patience`` updates in a row; 0 = never.
+    """
+
+    gap_ratio: float = 20.0
+    window: int = 200
+    patience: int = 10
+    least_gap: float | None = None
+    least_acceptance: float = 0.01
+    acceptance_patience: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("window", "patience", "acceptance_patience"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"`{name}` must be at least 1; got {getattr(self, name)!r}.")
+        if not self.gap_ratio > 1:
+            raise SettingError(f"`gap_ratio` must be above 1; got {self.gap_ratio!r}. Try 20.")
+
+
+class Watch:
+    """The running memory of a :class:`Guard` during one training."""
+
+    def __init__(self, guard: Guard, least_gap: float) -> None:
+        self.guard = guard
+        self.least_gap = least_gap if guard.least_gap is None else guard.least_gap
+        self.gaps: deque[float] = deque(maxlen=guard.window)
+        self.wide = 0
+        self.stuck = 0
+
+    @property
+    def calm(self) -> bool:
+        """No alarm is building up: the present state is a good one to come back to."""
+        return self.wide == 0 and self.stuck == 0
+
+    def see(self, terms: dict[str, float]) -> None:
+        """Look at one update's logged numbers; raises :class:`DivergenceError` when an alarm has lasted."""
+        guard = self.guard
+        if "gap" in terms:
+            gap = abs(terms["gap"])
+            usual = statistics.median(self.gaps) if len(self.gaps) * 4 >= guard.window else math.inf
+            alarm = gap > max(self.least_gap, guard.gap_ratio * usual)
+            self.wide = self.wide + 1 if alarm else 0
+            if not alarm:  # wide gaps stay out of the median they are compared with
+                self.gaps.append(gap)
+            if self.wide >= guard.patience:
+                raise DivergenceError(
+                    f"`gap` (energy of negatives minus data) must stay near its usual size; got {terms['gap']:.4g} nats "
+                    f"against a median of {usual:.4g} for {self.wide} updates. Lower lr, take more sampling steps or "
+                    "set a penalty."
+                )
+        if "acceptance" in terms:
+            self.stuck = self.stuck + 1 if terms["acceptance"] < guard.least_acceptance else 0
+            if self.stuck >= guard.acceptance_patience:
+                raise DivergenceError(
+                    f"`acceptance` must stay above {guard.least_acceptance:g}; got {terms['acceptance']:.3g} for "
+                    f"{self.stuck} updates: the chains are frozen. Lower lr, set a penalty, or use another sampler."
+                )
+
+
+def natural_gap(space: Any) -> float:
+    """Log number of states where the space is finite (nats), else 100."""
+    n_states = getattr(space, "n_states", math.inf)
+    return max(1.0, math.log(n_states)) if n_states != math.inf else 100.0
+
+
+def check_finite_terms(terms: dict[str, float]) -> None:
+    """Raise :class:`NonFiniteEnergyError` that names the terms that are NaN or infinite."""
+    bad = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
+    if bad:
+        raise NonFiniteEnergyError(f"`loss` and its terms must be finite; got {', '.join(bad)}. Lower lr or set a penalty.")
+
+
+def check_finite_tensors(what: str, named: Iterable[tuple[str, Tensor | None]]) -> None:
+    """Raise :class:`NonFiniteEnergyError` that names the tensors with NaN or infinite entries; one read of the device."""
+    pairs = [(name, tensor) for name, tensor in named if tensor is not None and tensor.is_floating_point()]
+    if not pairs:
+        return
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in pairs])
+    if bool(finite.all()):
+        return
+    bad = [name for (name, _), fine in zip(pairs, finite.tolist(), strict=True) if not fine]
+    listed = ", ".join(bad[:4]) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")
+    raise NonFiniteEnergyError(f"`{what}` must be finite; got NaN or infinity in {listed}. Lower lr, or clip harder.")
