@@ -15,7 +15,7 @@ HEAVY = ("graph_ebm", "rdkit", "torch_geometric", "fcd_torch")
 # A module may import its own layer and those above it in this list.
 LAYERS = [
     {"errors"},
-    {"spaces"},
+    {"space_base", "spaces"},
     {"energies"},
     {"samplers"},
     {"diagnostics", "chains", "chain_bank"},
