@@ -159,6 +159,6 @@ def test_what_cannot_be_enumerated_says_why(call, error, words):
 
 
 @pytest.mark.slow
-def test_the_largest_space_is_enumerated_in_bounded_memory():
+def test_the_largest_space_can_be_enumerated():
     energy = en.BernoulliRBM(22, 0)
     assert de.evaluate.exact(energy).log_z == pytest.approx(22 * math.log(2), abs=1e-9)
