@@ -8,12 +8,14 @@ All of them read ``x`` (C, V, V) int8 states whose atoms are compact (slots 0..n
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+numba: Any
 try:
-    import numba
+    numba = import_module("numba")
 except ImportError:  # the tensor-only twins serve
     numba = None
 

@@ -13,7 +13,7 @@ from discrete_ebm.errors import SettingError, SpaceError
 from graph_ebm.space import GraphEncoding, MolecularSpace
 
 from .base import GraphEnergy, energy_from_dict
-from .local import LocalEnergy
+from .local import LocalEnergy, local_sum
 
 __all__ = ["ComposedEnergy", "EBMWarning", "MolecularEnergy"]
 
@@ -169,7 +169,12 @@ class ComposedEnergy(GraphEnergy):
 
     def surrogate(self, x: Tensor) -> Tensor:
         """The same combination of the members' surrogates, (C,)."""
-        return _sum([factor * member.surrogate(x) for factor, member in self._terms()])
+        terms = self._terms()
+        parts = [(factor, m.local if isinstance(m, MolecularEnergy) else m) for factor, m in terms]
+        local = [(factor, part) for factor, part in parts if isinstance(part, LocalEnergy)]
+        if len(local) == len(terms):
+            return local_sum(local, x)
+        return _sum([factor * member.surrogate(x) for factor, member in terms])
 
     def expert_energies(self, x: Tensor) -> dict[str, Tensor]:
         """Each expert's own energy (C,), without weight or temperature; the base under ``"base"``."""

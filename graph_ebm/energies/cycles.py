@@ -144,9 +144,12 @@ def relaxed_cycles(adjacency: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     exact = node_cycle_counts(x).to(adjacency.dtype)
     sizes = torch.tensor(RING_SIZES, device=x.device, dtype=adjacency.dtype)
     totals = exact.sum(1) / sizes
-    if not adjacency.requires_grad and torch.equal(adjacency, _adjacency(x).to(adjacency.dtype)):
+    at_state = torch.equal(adjacency, _adjacency(x).to(adjacency.dtype))
+    if at_state and not (adjacency.requires_grad and torch.is_grad_enabled()):
         return exact, totals
     node_walks, total_walks = closed_walks(adjacency)
+    if at_state:  # the usual case: a gradient at a state
+        return exact + (node_walks - node_walks.detach()), totals + (total_walks - total_walks.detach())
     with torch.no_grad():
         node_base, total_base = closed_walks(_adjacency(x).to(adjacency.dtype))
     return exact + (node_walks - node_base), totals + (total_walks - total_base)

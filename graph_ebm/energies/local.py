@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from .features import (
     soft_one_hot,
 )
 
-__all__ = ["LocalEnergy"]
+__all__ = ["LocalEnergy", "local_sum"]
 
 DONORS = frozenset({"N", "O", "S", "Se", "P"})
 
@@ -128,6 +129,16 @@ class LocalEnergy(GraphEnergy):
             energy = energy + torch.einsum("csb,sb->c", soft_one_hot(totals, RING_BUCKETS), table("ring_count"))
             energy = energy.index_add(0, owner, self.weight[index[fixed]])
         return energy
+
+
+def local_sum(terms: Sequence[tuple[float, LocalEnergy]], x: Tensor) -> Tensor:
+    """Σ factor · local energy, (C,): one feature pass and one table when all layouts are equal."""
+    layout = terms[0][1].layout
+    if any(local.layout != layout for _, local in terms):
+        return torch.stack([factor * local.state_energy(x) for factor, local in terms]).sum(0)
+    check_states(x, terms[0][1].space)
+    weight = torch.stack([factor * local.weight for factor, local in terms]).sum(0)
+    return _TableSum.apply(weight, *count_indices(x, layout))
 
 
 def _pair(a: Tensor, b: Tensor) -> Tensor:

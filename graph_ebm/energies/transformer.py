@@ -17,7 +17,7 @@ from .relational import atom_feature_size, atom_features, check_positive
 
 __all__ = ["TransformerEnergy"]
 
-CHUNK_PAIRS = 65536  # without gradients, pairs evaluated at a time
+CHUNK_PAIRS = 65536  # pairs evaluated at a time by state_energy on a CPU: the activations stay near the core
 
 
 class _Layer(nn.Module):
@@ -127,14 +127,22 @@ class TransformerEnergy(GraphEnergy):
         return super().config() | self.settings
 
     def state_energy(self, x: Tensor) -> Tensor:
-        """Energies (C,) of states (C, V, V) int8, through the encoding; empty slots common to all are cut off."""
+        """Energies (C,) of states (C, V, V) int8, through the encoding.
+
+        On a CPU molecules of like size are evaluated together, without the slots that none of them uses.
+        """
         check_states(x, self.space)
-        used = int((x.diagonal(dim1=1, dim2=2) > 0).any(0).sum()) if x.device.type == "cpu" else x.shape[1]
-        x = x[:, : max(used, 1), : max(used, 1)]
-        chunk = max(16, CHUNK_PAIRS // x.shape[1] ** 2)
-        if len(x) > chunk and not torch.is_grad_enabled():
-            return torch.cat([self._encoded_energy(part) for part in x.split(chunk)])
-        return self._encoded_energy(x)
+        if x.device.type != "cpu" or len(x) == 0:
+            return self._encoded_energy(x)
+        sizes, order = (x.diagonal(dim1=1, dim2=2) > 0).sum(1).clamp(min=1).sort()
+        energies, start = [], 0
+        while start < len(x):
+            # as many molecules as keep the chunk's pairs within bounds, by the size of its first one
+            chunk = order[start : start + max(16, CHUNK_PAIRS // int(sizes[start]) ** 2)]
+            start += len(chunk)
+            used = int(sizes[start - 1])
+            energies.append(self._encoded_energy(x[chunk, :used, :used]))
+        return torch.cat(energies)[order.argsort()]
 
     def _encoded_energy(self, x: Tensor) -> Tensor:
         return self.forward(self.space.encode_as(x, self.output.weight.dtype))

@@ -1,12 +1,14 @@
 """Molecular energies: invariances, agreement of the fast and the differentiable path, gradients, composition."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 import graph_ebm as ge
+from discrete_ebm import checkpoint
 from discrete_ebm.energies.base import energy_and_gradient, evaluate_energy
 from discrete_ebm.errors import SettingError, ShapeError, SpaceError
 from graph_ebm.energies import (
@@ -132,6 +134,19 @@ def test_gradient_in_nodes_and_bonds_is_the_slope(energy: GraphEnergy, states: T
         torch.testing.assert_close((ahead - behind).detach() / (2 * step), slope, rtol=1e-4, atol=2e-5)
     assert gradient.bonds[:, :, :, 1:][:, 0, 1].abs().sum() > 0
     energy.float()
+
+
+def test_energies_are_the_same_without_the_compiled_kernels(
+    energy: GraphEnergy, states: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = energy.state_energy(states)
+    gradients = torch.autograd.grad(compiled.sum(), list(energy.parameters()), allow_unused=True)
+    monkeypatch.setattr(_fast, "AVAILABLE", False)
+    plain = energy.state_energy(states)
+    torch.testing.assert_close(plain, compiled, atol=1e-4, rtol=1e-5)
+    again = torch.autograd.grad(plain.sum(), list(energy.parameters()), allow_unused=True)
+    for a, b in zip(again, gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
 
 
 def test_a_molecule_alone_has_the_energy_it_has_in_a_batch(energy: GraphEnergy, states: Tensor) -> None:
@@ -357,6 +372,22 @@ def test_every_energy_is_rebuilt_from_its_json_description(
         copy.load_state_dict(original.state_dict())
         assert copy.space == original.space
         torch.testing.assert_close(copy.state_energy(states), original.state_energy(states))
+
+
+def test_every_energy_is_saved_and_loaded(energy: GraphEnergy, states: Tensor, tmp_path: Path) -> None:
+    checkpoint.save(energy, tmp_path / "model.safetensors")
+    loaded = checkpoint.load(tmp_path / "model.safetensors")
+    assert type(loaded) is type(energy)
+    torch.testing.assert_close(loaded.state_energy(states), energy.state_energy(states))
+
+
+def test_large_transformer_batches_keep_their_order(space: MolecularSpace, states: Tensor) -> None:
+    energy = TransformerEnergy(space, 16, 8, layers=1, heads=2, zero_output=False)
+    many = states.repeat(30, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            energy.state_energy(many), energy.state_energy(states).repeat(30), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_wrong_descriptions_are_refused(space: MolecularSpace) -> None:
