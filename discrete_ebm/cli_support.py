@@ -33,14 +33,20 @@ def run(group: click.Command, args: Sequence[str] | None = None, *, prog_name: s
         The exit code; see the module's first lines.
     """
     given = list(sys.argv[1:] if args is None else args)
+    if f"_{prog_name.replace('-', '_').upper()}_COMPLETE" in os.environ:  # a shell asks for completions
+        group.main(args=given, prog_name=prog_name)
     try:
-        # `obj` lets a command record how it was called.
-        code = group.main(args=list(given), prog_name=prog_name, standalone_mode=False, obj={"argv": given})
+        # Not `group.main`: click ends a closed pipe by itself, without a word. `obj` records how we were called.
+        with group.make_context(prog_name, list(given), obj={"argv": given}) as context:
+            code = group.invoke(context)
         sys.stdout.flush()  # a full disk or a closed pipe behind stdout shows itself here, not at interpreter exit
         return code if isinstance(code, int) else EXIT_OK
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
+        if error.ctx is not None and isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+            click.echo(error.ctx.get_help())
+            return EXIT_OK
         hint = f" Try `{error.ctx.command_path} --help`." if error.ctx is not None else ""
         return _fail(prog_name, error.format_message() + hint)
     except click.ClickException as error:

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -27,7 +28,7 @@ from discrete_ebm.errors import MoleculeError
 INK, MUTED, GRID = "#1d2433", "#667085", "#e7eaf0"
 BEFORE, AFTER = "#a9b2c3", "#0f766e"
 PALETTE = ("#0f766e", "#c2410c", "#4338ca", "#a16207", "#be185d", "#0369a1")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "graph-ebm",
     "text.parse_math": False,  # a property may be called "a$b$"
@@ -197,7 +198,7 @@ def shares_svg(name: str, samples: Mapping[str, float], reference: Mapping[str, 
             axes.bar(at - 0.2, [reference.get(k, 0.0) for k in order], width, color=BEFORE, label="reference")
         shift = 0.2 if reference else 0.0
         axes.bar(at + shift, [samples.get(k, 0.0) for k in order], width, color=AFTER, alpha=0.85, label="samples")
-        step = -(-len(order) // 12)
+        step = max(1, -(-len(order) // 12))
         axes.set_xticks(at[::step], order[::step])
         axes.tick_params(axis="x", length=0)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
@@ -230,7 +231,7 @@ def molecule_svg(smiles: str, *, width: int = 260, height: int = 190, highlight:
         inside = set(atoms)
         bonds = [b.GetIdx() for b in mol.GetBonds() if b.GetBeginAtomIdx() in inside and b.GetEndAtomIdx() in inside]
         drawer = rdMolDraw2D.MolDraw2DSVG(width, height)
-        options = drawer.drawOptions()
+        options: Any = drawer.drawOptions()
         options.clearBackground = False
         options.fixedBondLength = 24
         options.bondLineWidth = 1.4

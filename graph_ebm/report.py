@@ -165,13 +165,14 @@ def _cards(report: Report, rows: list[Mapping[str, Any]]) -> list[dict[str, Any]
     columns = list(report.columns) or [
         key for key, value in rows[0].items() if isinstance(value, (int, float, np.number)) and key != "rank"
     ]
+    drawings = [plots.molecule_svg(str(row["smiles"]), highlight=report.keep) for row in rows]
     neighbours = nearest_training([str(row["smiles"]) for row in rows], report.training)
     cards = []
-    for rank, (row, neighbour) in enumerate(zip(rows, neighbours, strict=True), start=1):
+    for rank, (row, svg, neighbour) in enumerate(zip(rows, drawings, neighbours, strict=True), start=1):
         card: dict[str, Any] = {
             "rank": rank,
             "smiles": row["smiles"],
-            "svg": Markup(plots.molecule_svg(str(row["smiles"]), highlight=report.keep)),
+            "svg": Markup(svg),
             "values": [(column, show(row.get(column))) for column in columns],
             "neighbour": None,
         }
@@ -282,7 +283,8 @@ def _bars(acceptance: Mapping[str, float]) -> list[dict[str, str]]:
 def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
     if evaluation is None:
         return None
-    shares, others = [], []
+    shares: list[dict[str, str]] = []
+    others: list[dict[str, str]] = []
     for f in evaluation.figures:
         row = {"name": _FIGURE_NAMES.get(f.name, f.name.replace("_", " ")), "value": f.text(), "note": f.note,
                "counted": "" if f.of is None else f"{f.count:,} of {f.of:,}"}  # fmt: skip

@@ -197,7 +197,7 @@ def training_report(
         if values:
             headline.append((show(float(values[-1])), label))
     energy = getattr(model, "energy", None)
-    if hasattr(energy, "parameters"):
+    if energy is not None and hasattr(energy, "parameters"):
         headline.append((show(sum(p.numel() for p in energy.parameters())), "parameters"))
     return Report(
         title="A trained molecular energy",

@@ -258,7 +258,7 @@ def _fcd(
 ) -> Figure:
     from graph_ebm import fcd as fcd_module  # it builds on this package
 
-    source = compared if fcd is True else fcd
+    source = compared if isinstance(fcd, bool) else fcd
     if fcd is True and compared.n_valid < 2:
         raise SettingError(
             f"`reference` must hold at least 2 molecules for the FCD; got {compared.n_valid}. "

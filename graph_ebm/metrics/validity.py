@@ -82,7 +82,7 @@ def check_sample(sample: Sample) -> tuple[str | None, str]:
             return None, screened.refusal.reason
         if not screened.safe:
             outcome = isolate.read(screened.text)
-            if getattr(outcome, "reason", "") in _UNFINISHED:
+            if isinstance(outcome, Refusal) and outcome.reason in _UNFINISHED:
                 return None, outcome.reason
         mol = Chem.MolFromSmiles(screened.text, sanitize=False)
         if mol is None:
@@ -92,6 +92,9 @@ def check_sample(sample: Sample) -> tuple[str | None, str]:
             f"each sample must be a SMILES string, an RDKit molecule or None; got {type(sample).__name__}. "
             "Write graphs as SMILES first with `ge.to_smiles(graphs)`."
         )
+    for atom in mol.GetAtoms():  # labels, not chemistry; a labelled hydrogen would otherwise stay an atom
+        atom.SetAtomMapNum(0)
+        atom.SetIsotope(0)
     try:
         Chem.SanitizeMol(mol)
         mol = Chem.RemoveHs(mol)
@@ -144,7 +147,8 @@ def check_samples(samples: Any) -> CheckedSamples:
 def molecules_of(smiles: Iterable[str]) -> Iterator[Chem.Mol]:
     """RDKit molecules of SMILES that have been checked."""
     for text in smiles:
-        mol = Chem.MolFromSmiles(text)
+        with rdBase.BlockLogs():
+            mol = Chem.MolFromSmiles(text)
         if mol is None:
             raise MoleculeError(f"`smiles` must hold checked molecules; got {text!r}. Run `check_samples` first.")
         yield mol
