@@ -17,7 +17,7 @@ from .relational import atom_feature_size, atom_features, check_positive
 
 __all__ = ["TransformerEnergy"]
 
-CHUNK_PAIRS = 65536  # pairs evaluated at a time by state_energy on a CPU: the activations stay near the core
+CHUNK_PAIRS = 16384  # pairs evaluated at a time by state_energy on a CPU: the activations stay near the core
 
 
 class _Layer(nn.Module):
@@ -134,13 +134,12 @@ class TransformerEnergy(GraphEnergy):
         check_states(x, self.space)
         if x.device.type != "cpu" or len(x) == 0:
             return self._encoded_energy(x)
-        sizes, order = (x.diagonal(dim1=1, dim2=2) > 0).sum(1).clamp(min=1).sort()
+        sizes, order = (x.diagonal(dim1=1, dim2=2) > 0).sum(1).clamp(min=1).sort(descending=True)
         energies, start = [], 0
         while start < len(x):
-            # as many molecules as keep the chunk's pairs within bounds, by the size of its first one
-            chunk = order[start : start + max(16, CHUNK_PAIRS // int(sizes[start]) ** 2)]
+            used = int(sizes[start])
+            chunk = order[start : start + max(8, CHUNK_PAIRS // used**2)]
             start += len(chunk)
-            used = int(sizes[start - 1])
             energies.append(self._encoded_energy(x[chunk, :used, :used]))
         return torch.cat(energies)[order.argsort()]
 
