@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,7 +48,10 @@ class FactoredNeighbourhood(ABC):
         return None
 
     def draw_context(self, x: Tensor, generator: torch.Generator) -> Any:
-        """Auxiliary draw before the move, with a law that is the same at x and at every y it can lead to."""
+        """Auxiliary draw before the move: None or a NamedTuple of (C, …) tensors.
+
+        Its law must be the same at x and at every y that the move can lead to.
+        """
         return None
 
     def log_prob(self, x: Tensor, site: Tensor, option: Tensor, context: Any = None) -> Tensor:
@@ -93,22 +96,64 @@ def two_sided(first: Tensor, second: Tensor) -> Tensor:
 def propose_factored(
     neighbourhood: FactoredNeighbourhood, x: Tensor, *, generator: torch.Generator
 ) -> Proposal:
-    """Draw site and option at x, apply, and score the way back at y. Chains without a legal move stay."""
+    """Draw site and option at x, apply, and score the way back at y. Chains without a legal move stay.
+
+    On the CPU, chains that turn out to have no legal site or option are dropped from the work that follows (looking is
+    free there); the law is the same either way.
+    """
     context = neighbourhood.draw_context(x, generator)
     sites = neighbourhood.site_weights(x, context)
     site, any_site = draw_index(sites, generator=generator)
-    options = neighbourhood.option_weights(x, site, context)
+    log_forward = _log_share(sites, site)
+    live = _Live(x, site, log_forward, context).keep(any_site)
+    options = neighbourhood.option_weights(live.x, live.site, live.context)
     option, any_option = draw_index(options, generator=generator)
-    possible = any_site & any_option
-    log_forward = _log_share(sites, site) + _log_share(options, option)
-    extra = neighbourhood.log_multiplicity(x, site, option, context)
-    if extra is not None:
-        log_forward = log_forward + extra
-    y = neighbourhood.apply(x, site, option, context)
-    y = torch.where(possible.reshape(-1, *[1] * (x.dim() - 1)), y, x)
-    back_site, back_option = neighbourhood.reverse(x, site, option, y, context)
+    n_options = options.shape[-1]
+    live = live._replace(log_q=live.log_q + _log_share(options, option), option=option).keep(any_option)
+    extra = neighbourhood.log_multiplicity(live.x, live.site, live.option, live.context)
+    log_q = live.log_q if extra is None else live.log_q + extra
+    y = neighbourhood.apply(live.x, live.site, live.option, live.context)
+    possible = torch.ones_like(live.site, dtype=torch.bool) if live.rows is not None else live.legal
+    y = torch.where(possible.reshape(-1, *[1] * (x.dim() - 1)), y, live.x)
+    back_site, back_option = neighbourhood.reverse(live.x, live.site, live.option, y, live.context)
     back_site = torch.where(possible, back_site, torch.zeros_like(back_site))
     back_option = torch.where(possible, back_option, torch.zeros_like(back_option))
-    log_backward = neighbourhood.log_prob(y, back_site, back_option, context)
-    ratio = torch.where(possible, log_backward - log_forward, torch.full_like(log_forward, -math.inf))
-    return Proposal(y, site * options.shape[-1] + option, ratio, possible)
+    log_backward = neighbourhood.log_prob(y, back_site, back_option, live.context)
+    ratio = torch.where(possible, log_backward - log_q, torch.full_like(log_q, -math.inf))
+    move = live.site * n_options + live.option
+    if live.rows is None:
+        return Proposal(y, move, ratio, possible)
+    rows = live.rows
+    return Proposal(
+        x.index_put((rows,), y),
+        torch.zeros_like(site).index_put((rows,), move),
+        torch.full_like(log_forward, -math.inf).index_put((rows,), ratio),
+        torch.zeros_like(any_site).index_put((rows,), possible),
+    )
+
+
+class _Live(NamedTuple):
+    """Chains still in play: on the CPU only those rows (``rows``), elsewhere all of them with a mask (``legal``)."""
+
+    x: Tensor
+    site: Tensor
+    log_q: Tensor
+    context: Any
+    option: Tensor | None = None
+    rows: Tensor | None = None
+    legal: Tensor | None = None
+
+    def keep(self, able: Tensor) -> _Live:
+        if self.x.device.type != "cpu":
+            return self._replace(legal=able if self.legal is None else self.legal & able)
+        if bool(able.all()):
+            return self._replace(rows=torch.arange(len(able)) if self.rows is None else self.rows)
+        index = able.nonzero()[:, 0]
+        context = self.context
+        if context is not None:
+            context = type(context)(*(part[index] for part in context))
+        return _Live(
+            self.x[index], self.site[index], self.log_q[index], context,
+            None if self.option is None else self.option[index],
+            index if self.rows is None else self.rows[index],
+        )

@@ -22,7 +22,7 @@ class _AtomMove(FactoredNeighbourhood):
     type_weight: Tensor
 
     def tables(self, x: Tensor) -> GraphTables:
-        return GraphTables(x, self.valence.to(x.device))
+        return GraphTables.of(x, self.valence if self.valence.device == x.device else self.valence.to(x.device))
 
     def weights(self, x: Tensor) -> Tensor:
         return self.type_weight.to(x.device)

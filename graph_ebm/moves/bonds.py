@@ -24,7 +24,7 @@ class _BondMove(FactoredNeighbourhood):
     valence: Tensor
 
     def tables(self, x: Tensor) -> GraphTables:
-        return GraphTables(x, self.valence.to(x.device))
+        return GraphTables.of(x, self.valence if self.valence.device == x.device else self.valence.to(x.device))
 
 
 class BondOrder(_BondMove):

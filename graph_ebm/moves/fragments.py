@@ -24,7 +24,7 @@ _MIX = (-7046029254386353131, -4417276706812531889, 1609587929392839161, -879671
 
 
 class _Rooted(NamedTuple):
-    order: Tensor  # (C, V) slots: the fragment's atoms in canonical order (root first), then the rest
+    block: Tensor  # (C, MAX, MAX) int64, the fragment in canonical order (root first)
     size: Tensor  # (C,) atoms in the fragment
     words: Tensor  # (C, 3) exact code, including the order of the bond to the anchor
 
@@ -36,13 +36,14 @@ def _mix(value: Tensor) -> Tensor:
     return value ^ (value >> 32)
 
 
-def _classes(tables: GraphTables, member: Tensor, root: Tensor) -> Tensor:
-    """(C, V) int64 refinement classes of the members (Weisfeiler–Leman, rooted)."""
-    rows = torch.arange(root.shape[0], device=root.device)
-    label = _mix(tables.types + 1)
-    label[rows, root] = _mix(label[rows, root] + _MIX[2])
-    inside = tables.adjacency & member[:, :, None] & member[:, None, :]
-    weight = (tables.bonds.long() + 1) * _MIX[3]
+def _classes(block: Tensor) -> Tensor:
+    """(C, MAX) int64 refinement classes of the atoms of rooted blocks (C, MAX, MAX), root first (Weisfeiler–Leman)."""
+    types = block.diagonal(dim1=1, dim2=2)
+    label = _mix(types + 1)
+    label[:, 0] = _mix(label[:, 0] + _MIX[2])
+    bonds = block - torch.diag_embed(types)
+    inside = bonds > 0
+    weight = (bonds + 1) * _MIX[3]
     for _ in range(4):
         passed = torch.where(inside, _mix(label[:, None, :] ^ weight), 0).sum(-1)
         label = _mix(label * _MIX[2] + passed)
@@ -51,13 +52,13 @@ def _classes(tables: GraphTables, member: Tensor, root: Tensor) -> Tensor:
 
 def _encode(block: Tensor, order_to_anchor: Tensor) -> Tensor:
     """(C, 3) exact code of blocks (C, MAX, MAX) (types on the diagonal, 0 beyond the fragment)."""
-    words = [torch.zeros_like(order_to_anchor), torch.zeros_like(order_to_anchor), order_to_anchor.clone()]
-    for i in range(MAX_FRAGMENT):
-        words[0] = words[0] * 32 + block[:, i, i]
-    for count, (i, j) in enumerate(itertools.combinations(range(MAX_FRAGMENT), 2)):
-        word = 1 if count < 30 else 2
-        words[word] = words[word] * 4 + block[:, i, j]
-    return torch.stack(words, dim=1)
+    device = block.device
+    types = block.diagonal(dim1=1, dim2=2) << (5 * torch.arange(MAX_FRAGMENT, device=device))
+    i, j = torch.triu_indices(MAX_FRAGMENT, MAX_FRAGMENT, 1, device=device)
+    bonds = block[:, i, j]
+    low = (bonds[:, :30] << (2 * torch.arange(30, device=device))).sum(-1)
+    high = (bonds[:, 30:] << (2 * torch.arange(15, device=device))).sum(-1)
+    return torch.stack([types.sum(-1), low, high * 4 + order_to_anchor], dim=1)
 
 
 def _block(x: Tensor, order: Tensor, size: Tensor) -> Tensor:
@@ -71,17 +72,32 @@ def _block(x: Tensor, order: Tensor, size: Tensor) -> Tensor:
     return torch.nn.functional.pad(block, (0, MAX_FRAGMENT - width, 0, MAX_FRAGMENT - width))
 
 
+def _arrange(block: Tensor) -> Tensor:
+    """(C, MAX) canonical order of a rooted block's atoms: root, then by class, ties by place, empty rows last."""
+    label = _classes(block) >> 2  # room for the two sentinels
+    label[:, 0] = torch.iinfo(torch.int64).min
+    label = torch.where(block.diagonal(dim1=1, dim2=2) > 0, label, torch.iinfo(torch.int64).max)
+    return label.argsort(dim=1, stable=True)
+
+
 def _rooted(tables: GraphTables, anchor: Tensor, root: Tensor) -> _Rooted:
-    """Canonical order and exact code of the side of ``root`` when the bond anchor–root is cut."""
-    rows = torch.arange(root.shape[0], device=root.device)
-    member = tables.side(anchor, root)
-    label = _classes(tables, member, root) >> 2  # room for the two sentinels below
-    label[rows, root] = torch.iinfo(torch.int64).min
-    label = torch.where(member, label, torch.iinfo(torch.int64).max)
-    order = label.argsort(dim=1, stable=True)
-    size = member.sum(-1)
-    words = _encode(_block(tables.x, order, size), tables.bonds[rows, anchor, root].long())
-    return _Rooted(order, size, words)
+    """Canonical block and exact code of the side of ``root`` when the bond anchor–root is cut."""
+
+    def compute() -> _Rooted:
+        rows = torch.arange(root.shape[0], device=root.device)
+        member = _side(tables, anchor, root)
+        key = 1 - member.long()
+        key[rows, root] = -1
+        size = member.sum(-1)
+        block = _block(tables.x, key.argsort(dim=1, stable=True), size)
+        block = permute(block, _arrange(block))
+        return _Rooted(block, size, _encode(block, tables.bonds[rows, anchor, root].long()))
+
+    return tables.once("rooted", anchor, root, compute)
+
+
+def _side(tables: GraphTables, anchor: Tensor, root: Tensor) -> Tensor:
+    return tables.once("side", anchor, root, lambda: tables.side(anchor, root))
 
 
 def _key(words: Tensor) -> Tensor:
@@ -125,11 +141,7 @@ class FragmentLibrary:
         log_automorphisms, codes, owner = [], [], []
         for index in range(len(blocks)):
             size = int(sizes[index])
-            anchored = torch.zeros(1, MAX_FRAGMENT + 1, MAX_FRAGMENT + 1, dtype=torch.int8)
-            anchored[0, : MAX_FRAGMENT, : MAX_FRAGMENT] = blocks[index].to(torch.int8)
-            members = torch.arange(MAX_FRAGMENT + 1)[None, :] < size
-            labels = _classes(GraphTables(anchored, torch.zeros(64, dtype=torch.int64)), members, torch.tensor([0]))
-            labels = labels[0, :size] >> 2
+            labels = _classes(blocks[index][None].long())[0, :size] >> 2
             groups: dict[int, list[int]] = {}
             for atom in range(1, size):
                 groups.setdefault(int(labels[atom]), []).append(atom)
@@ -181,7 +193,7 @@ def mine_fragments(
             c, a, b = (t[piece : piece + 4 * batch] for t in (chain, anchor, root))
             tables = GraphTables(part.x[c], valence)
             rooted = _rooted(tables, a, b)
-            blocks = _block(tables.x, rooted.order, rooted.size)
+            blocks = rooted.block
             unique, inverse, number = rooted.words.unique(dim=0, return_inverse=True, return_counts=True)
             first = torch.full((len(unique),), len(inverse), dtype=torch.long)
             first.scatter_reduce_(0, inverse, torch.arange(len(inverse)), "amin")
@@ -216,8 +228,12 @@ def mine_fragments(
 
 def _without(tables: GraphTables, anchor: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x without the side of root: (state, atoms left (C,), new slot of the anchor (C,))."""
+    return tables.once("without", anchor, root, lambda: _cut(tables, anchor, root))
+
+
+def _cut(tables: GraphTables, anchor: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     v = tables.x.shape[-1]
-    member = tables.side(anchor, root)
+    member = _side(tables, anchor, root)
     key = torch.where(tables.present, member.long(), 2)
     order = key.argsort(dim=1, stable=True)
     left = tables.n_atoms - member.sum(-1)
@@ -233,7 +249,7 @@ class _FragmentMove(FactoredNeighbourhood):
     library: FragmentLibrary
 
     def tables(self, x: Tensor) -> GraphTables:
-        return GraphTables(x, self.valence.to(x.device))
+        return GraphTables.of(x, self.valence if self.valence.device == x.device else self.valence.to(x.device))
 
     def _attach(self, x: Tensor, n_atoms: Tensor, anchor: Tensor, fragment: Tensor) -> Tensor:
         library = self.library.to(x.device)
@@ -254,6 +270,11 @@ class AttachFragment(_FragmentMove):
 
     name = "attach-fragment"
 
+    def _ends(self, t: GraphTables, site: Tensor) -> tuple[Tensor, Tensor]:
+        v = t.x.shape[-1]
+        bridge = (site - v).clamp_min(0)
+        return t.once("ends", site, site, lambda: (bridge // v, bridge % v))
+
     def site_weights(self, x: Tensor, context: Any = None) -> Tensor:
         t = self.tables(x)
         room = (t.n_atoms <= x.shape[-1] - 2)[:, None]
@@ -266,8 +287,8 @@ class AttachFragment(_FragmentMove):
         free = t.free.gather(1, (site % v)[:, None])
         fits = (library.orders[None, :] <= free) & (library.sizes[None, :] <= v - t.n_atoms[:, None])
         weights = library.weights[None, :] * (fits & (library.sizes >= 2)[None, :] & attaching[:, None])
-        bridge = (site - v).clamp_min(0)
-        _, known = library.find(_rooted(t, bridge // v, bridge % v))
+        anchor, root = self._ends(t, site)
+        _, known = library.find(_rooted(t, anchor, root))
         removable = torch.zeros_like(weights)
         removable[:, 0] = (known & ~attaching).float()
         return weights + removable
@@ -280,18 +301,16 @@ class AttachFragment(_FragmentMove):
         t, v = self.tables(x), x.shape[-1]
         attaching = site < v
         grown = self._attach(x, t.n_atoms, site % v, option)
-        bridge = (site - v).clamp_min(0)
-        shrunk, _, _ = _without(t, bridge // v, bridge % v)
+        shrunk, _, _ = _without(t, *self._ends(t, site))
         return torch.where(attaching[:, None, None], grown, shrunk)
 
     def reverse(self, x: Tensor, site: Tensor, option: Tensor, y: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         t, v = self.tables(x), x.shape[-1]
         attaching = site < v
-        root = t.n_atoms.clamp_max(v - 1)
-        bridge = (site - v).clamp_min(0)
-        fragment, _ = self.library.to(x.device).find(_rooted(t, bridge // v, bridge % v))
-        _, _, slot = _without(t, bridge // v, bridge % v)
-        back_site = torch.where(attaching, v + (site % v) * v + root, slot)
+        anchor, root = self._ends(t, site)
+        fragment, _ = self.library.to(x.device).find(_rooted(t, anchor, root))
+        _, _, slot = _without(t, anchor, root)
+        back_site = torch.where(attaching, v + (site % v) * v + t.n_atoms.clamp_max(v - 1), slot)
         return back_site, torch.where(attaching, torch.zeros_like(option), fragment)
 
 
@@ -300,14 +319,18 @@ class SwapFragment(_FragmentMove):
 
     name = "swap-fragment"
 
+    def _ends(self, t: GraphTables, site: Tensor) -> tuple[Tensor, Tensor]:
+        v = t.x.shape[-1]
+        return t.once("ends", site, site, lambda: (site // v, site % v))
+
     def site_weights(self, x: Tensor, context: Any = None) -> Tensor:
         t = self.tables(x)
         return (t.bridges & (t.side_size <= MAX_FRAGMENT)).flatten(1).float()
 
     def option_weights(self, x: Tensor, site: Tensor, context: Any = None) -> Tensor:
         t, v, library = self.tables(x), x.shape[-1], self.library.to(x.device)
-        anchor = site // v
-        rooted = _rooted(t, anchor, site % v)
+        anchor, root = self._ends(t, site)
+        rooted = _rooted(t, anchor, root)
         current, known = library.find(rooted)
         order = t.bonds.flatten(1).gather(1, site[:, None]).long()
         free = t.free.gather(1, anchor[:, None]) + order
@@ -320,12 +343,12 @@ class SwapFragment(_FragmentMove):
 
     def apply(self, x: Tensor, site: Tensor, option: Tensor, context: Any = None) -> Tensor:
         t, v = self.tables(x), x.shape[-1]
-        shrunk, left, slot = _without(t, site // v, site % v)
+        shrunk, left, slot = _without(t, *self._ends(t, site))
         return self._attach(shrunk, left, slot, option)
 
     def reverse(self, x: Tensor, site: Tensor, option: Tensor, y: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         t, v = self.tables(x), x.shape[-1]
-        anchor, root = site // v, site % v
+        anchor, root = self._ends(t, site)
         fragment, _ = self.library.to(x.device).find(_rooted(t, anchor, root))
         _, left, slot = _without(t, anchor, root)
         return slot * v + left.clamp_max(v - 1), fragment

@@ -78,7 +78,9 @@ class MolecularKernel(Kernel):
         with torch.no_grad():
             x = x0.clone()
             cache = {"surrogate": energy.surrogate(x)} if self._screens(energy) else {}
-            return ChainState(x, evaluate_energy(energy, x), cache, torch.zeros((), dtype=torch.int64))
+            # a random place in the schedule of moves, so that short runs from init do not repeat its beginning
+            step = torch.randint(2**40, (), generator=generator, device=generator.device).cpu()
+            return ChainState(x, evaluate_energy(energy, x), cache, step)
 
     def _screens(self, energy: Any) -> bool:
         return self.delayed and callable(getattr(energy, "surrogate", None))

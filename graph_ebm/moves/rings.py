@@ -87,7 +87,7 @@ class RepaintRing(FactoredNeighbourhood):
     keeps_types: bool = False
 
     def tables(self, x: Tensor) -> GraphTables:
-        return GraphTables(x, self.valence.to(x.device))
+        return GraphTables.of(x, self.valence if self.valence.device == x.device else self.valence.to(x.device))
 
     def draw_context(self, x: Tensor, generator: torch.Generator) -> RingPath:
         return walk_ring(self.tables(x), self.size, generator)

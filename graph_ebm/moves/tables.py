@@ -5,7 +5,9 @@ State x (C, V, V) int8: diagonal = atom type (0 = no atom), off-diagonal = bond 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,9 +18,33 @@ __all__ = ["GraphTables", "add_atom", "permute", "remove_atom", "set_bond", "set
 class GraphTables:
     """Lazily computed tables of states ``x`` under a valence table (K+1,) (index 0 = absent, valence 0)."""
 
+    _recent: ClassVar[list[tuple[int, GraphTables]]] = []
+
     def __init__(self, x: Tensor, valence: Tensor) -> None:
         self.x = x
         self.valence = valence
+        self.memo: dict[tuple[str, int, int], tuple[tuple[Tensor, Tensor], Any]] = {}
+
+    @classmethod
+    def of(cls, x: Tensor, valence: Tensor) -> GraphTables:
+        """Tables of x, shared between the calls that one proposal makes with the same tensor.
+
+        The tensor itself is held, so its identity cannot be reused, and its version is compared, so a change in place
+        is noticed.
+        """
+        for version, tables in cls._recent:
+            if tables.x is x and x._version == version and tables.valence is valence:
+                return tables
+        tables = cls(x, valence)
+        cls._recent = [(x._version, tables), *cls._recent[:2]]
+        return tables
+
+    def once(self, name: str, a: Tensor, b: Tensor, compute: Callable[[], Any]) -> Any:
+        """``compute()``, done once for the same pair of index tensors."""
+        key = (name, id(a), id(b))
+        if key not in self.memo:
+            self.memo[key] = ((a, b), compute())
+        return self.memo[key][1]
 
     @cached_property
     def types(self) -> Tensor:
@@ -78,7 +104,8 @@ class GraphTables:
         real = self.present.float()
         laplacian = torch.diag_embed(self.degree.float() + (1 - real)) - self.adjacency.float()
         ones = real[:, :, None] * real[:, None, :] / self.n_atoms.clamp_min(1)[:, None, None]
-        return torch.linalg.inv_ex(laplacian + ones, check_errors=False).inverse
+        # symmetric positive definite; _ex variants do not check for errors, so nothing waits for the device
+        return torch.cholesky_inverse(torch.linalg.cholesky_ex(laplacian + ones, check_errors=False).L)
 
     @cached_property
     def bridges(self) -> Tensor:

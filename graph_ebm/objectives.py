@@ -1,0 +1,174 @@
+"""Objectives for molecular energies E = local + network: contrast with a cheap law first, then persistent chains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from discrete_ebm.chains import StepTotals, raise_if_not_finite
+from discrete_ebm.objectives.base import Objective, ObjectiveOutput, ObjectiveState
+from discrete_ebm.samplers.base import ChainState
+from graph_ebm.moves.kernel import MolecularKernel
+
+__all__ = ["MolecularPCD", "MoleculeBank", "ResidualContrast", "fresh_chains"]
+
+
+class MoleculeBank(ObjectiveState):
+    """Persistent chains, with what each kind of move did: ``state`` (a ChainState), ``tried`` / ``accepted`` by move."""
+
+    def __init__(self, state: ChainState, kernel: MolecularKernel) -> None:
+        self.state = state
+        self.tried = dict.fromkeys(kernel.names, 0)
+        self.accepted = dict.fromkeys(kernel.names, 0.0)
+
+    @property
+    def chains(self) -> Tensor:
+        return self.state.x
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"x": self.state.x, "step": self.state.step}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.state = self.state._replace(x=state["x"], step=state["step"])
+
+    def acceptance(self) -> dict[str, float]:
+        """Share of proposals accepted, by move, since the start."""
+        return {name: float(self.accepted[name]) / max(1, tried) for name, tried in self.tried.items()}
+
+    def advance(
+        self, kernel: MolecularKernel, energy: Any, n_steps: int, *, generator: torch.Generator, rows: Tensor | None = None
+    ) -> Tensor:
+        """Move the chains (or ``rows`` of them) ``n_steps`` steps under the present energy; mean acceptance ()."""
+        x = self.state.x if rows is None else self.state.x[rows]
+        with torch.no_grad():
+            state = kernel.init(energy, x, generator=generator)._replace(step=self.state.step)  # old energies are stale
+            raise_if_not_finite(energy, state, StepTotals.zero(state.energy), "at the start of its steps")
+            total = torch.zeros((), device=x.device)
+            for _ in range(n_steps):
+                name = kernel.names[kernel.kind(generator.initial_seed(), int(state.step))]
+                state, info = kernel.step(energy, state, generator=generator)
+                share = info.accepted.float().mean()
+                total += share
+                self.tried[name] += 1
+                self.accepted[name] = self.accepted[name] + share
+        moved = state.x if rows is None else self.state.x.index_put((rows,), state.x)
+        self.state = state._replace(x=moved)
+        return total / max(1, n_steps)
+
+
+def fresh_chains(x: Tensor, n: int, kernel: MolecularKernel, energy: Any, *, generator: torch.Generator) -> ChainState:
+    """Chains at ``n`` random rows of x (with replacement only when n > len(x))."""
+    if n <= len(x):
+        rows = torch.randperm(len(x), generator=generator, device=x.device)[:n]
+    else:
+        rows = torch.randint(len(x), (n,), generator=generator, device=x.device)
+    return kernel.init(energy, x[rows], generator=generator)
+
+
+@dataclass(frozen=True)
+class MolecularPCD(Objective):
+    """Persistent contrastive divergence with the molecular kernel.
+
+    The whole bank takes part in every update and is never restarted: the age of its chains grows with training, so the
+    law is learned far beyond any fixed horizon (a bank with restarts learns the law of chains of one age only).
+
+    ``n_steps`` kernel steps an update; ``n_chains`` the bank; ``share`` of the bank that moves and enters the loss at
+    each update; ``penalty`` on E² of both phases, 1/nats. Source: Tieleman 2008.
+    """
+
+    kernel: MolecularKernel
+    n_steps: int = 20
+    n_chains: int = 1024
+    batch: int = 512
+    penalty: float = 0.0
+    bank: MoleculeBank | None = None
+
+    def init(self, energy: Any, data: Any, *, generator: torch.Generator) -> MoleculeBank:
+        if self.bank is not None:
+            return self.bank
+        return MoleculeBank(fresh_chains(data, self.n_chains, self.kernel, energy, generator=generator), self.kernel)
+
+    def loss(self, energy: Any, batch: Any, state: ObjectiveState, *, generator: torch.Generator) -> ObjectiveOutput:
+        assert isinstance(state, MoleculeBank)
+        rows = None
+        if self.batch < len(state.chains):
+            rows = torch.randperm(len(state.chains), generator=generator, device=batch.device)[: self.batch]
+        acceptance = state.advance(self.kernel, energy, self.n_steps, generator=generator, rows=rows)
+        negatives = state.chains if rows is None else state.chains[rows]
+        values = energy.state_energy(torch.cat([batch, negatives]))
+        positive, negative = values[: len(batch)], values[len(batch) :]
+        gap = negative.mean() - positive.mean()
+        loss = -gap
+        if self.penalty:
+            centre = values.detach().mean()
+            loss = loss + self.penalty * (values - centre).square().mean()
+        n_atoms = (negatives.diagonal(dim1=1, dim2=2) > 0).sum(1).float().mean()
+        terms = {"gap": gap.detach(), "positive_energy": positive.mean().detach(), "acceptance": acceptance,
+                 "mean_atoms": n_atoms, "energy_sd": values.detach().std()}
+        return ObjectiveOutput(loss, terms, negatives)
+
+
+def _best_constant(data: Tensor, noise: Tensor) -> Tensor:
+    """The c () that minimises mean softplus(data + c) + mean softplus(−noise − c): Newton on a convex function."""
+    c = -(data.mean() + noise.mean()) / 2
+    for _ in range(8):
+        p, q = torch.sigmoid(data + c), torch.sigmoid(-noise - c)
+        slope = p.mean() - q.mean()
+        curvature = (p * (1 - p)).mean() + (q * (1 - q)).mean()
+        c = c - (slope / curvature.clamp_min(1e-3)).clamp(-2, 2)
+    return c
+
+
+@dataclass(frozen=True)
+class ResidualContrast(Objective):
+    r"""Train the network alone, without running chains on it: tell data from draws of the local law.
+
+    Two logistic losses. (1) Noise contrast with long chains of the local law π_s: data against noise, log-odds
+    −N(x) − c, whose optimum is N = −log(p/π_s), the network that the sum needs. (2) Conditional contrast: a molecule
+    against where ``near_steps`` steps of the π_s-reversible kernel took it; for such a kernel the proposal ratio is
+    π_s(y)/π_s(x), so the local terms cancel and the log-odds are N(y) − N(x): no normaliser and no ratio of path
+    probabilities.
+
+    Source: Gutmann & Hyvärinen 2010 (1); Ceylan & Gutmann 2018, arXiv:1806.03664 (2).
+    """
+
+    kernel: MolecularKernel
+    n_steps: int = 10
+    n_chains: int = 1024
+    near_steps: tuple[int, ...] = (1, 2, 4, 8, 16)
+    near_weight: float = 0.5
+    penalty: float = 0.0
+    bank: MoleculeBank | None = None
+
+    def init(self, energy: Any, data: Any, *, generator: torch.Generator) -> MoleculeBank:
+        if self.bank is not None:
+            return self.bank
+        chains = fresh_chains(data, self.n_chains, self.kernel, energy.local, generator=generator)
+        return MoleculeBank(chains, self.kernel)
+
+    def loss(self, energy: Any, batch: Any, state: ObjectiveState, *, generator: torch.Generator) -> ObjectiveOutput:
+        assert isinstance(state, MoleculeBank)
+        rows = torch.randperm(len(state.chains), generator=generator, device=batch.device)[: len(batch)]
+        state.advance(self.kernel, energy.local, self.n_steps, generator=generator, rows=rows)
+        noise = state.chains[rows]
+        pick = int(torch.randint(len(self.near_steps), (), generator=generator, device=generator.device))
+        with torch.no_grad():
+            near = self.kernel.init(energy.local, batch, generator=generator)
+            for _ in range(self.near_steps[pick]):
+                near, _ = self.kernel.step(energy.local, near, generator=generator)
+        values = energy.network.state_energy(torch.cat([batch, noise, near.x]))
+        data, far, close = values.split([len(batch), len(noise), len(batch)])
+        c = _best_constant(data.detach(), far.detach())
+        nce = softplus(data + c).mean() + softplus(-(far + c)).mean()
+        moved = ((near.x != batch).flatten(1).any(1)).to(values.dtype)
+        conditional = (softplus(data - close) * moved).sum() / moved.sum().clamp_min(1)
+        loss = nce + self.near_weight * conditional
+        if self.penalty:
+            loss = loss + self.penalty * (values - values.detach().mean()).square().mean()
+        terms = {"nce": nce.detach(), "conditional": conditional.detach(),
+                 "accuracy": ((data + c < 0).float().mean() + (far + c > 0).float().mean()) / 2}
+        return ObjectiveOutput(loss, terms, noise)
