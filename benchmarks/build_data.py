@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from graph_ebm import properties
+from graph_ebm.chem.compact import pack, unpack
 from graph_ebm.chem.parse import read_one
 from graph_ebm.chem.reader import Refusal
 
@@ -56,11 +57,16 @@ def write(name: str, parts: dict[str, list[tuple[str, dict[str, str]]]], kept: t
         if len(failures):
             raise SystemExit(str(failures))
         for i, (smiles, row) in enumerate(molecules):
+            graph = read_one(smiles, canonical=True)
+            code = pack(graph)
+            again = unpack(smiles, code)
+            if graph.smiles != smiles or again.types != graph.types or (again.bonds != graph.bonds).any():
+                raise SystemExit(f"{smiles} does not survive packing")
             numbers = [f"{values[column][i]:.5f}".rstrip("0").rstrip(".") for column in COMPUTED]
-            table.append([smiles, split, *numbers, *(row[column] for column in kept)])
+            table.append([smiles, split, code, *numbers, *(row[column] for column in kept)])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["smiles", "split", *COMPUTED, *kept])
+    writer.writerow(["smiles", "split", "kekule", *COMPUTED, *kept])
     writer.writerows(sorted(table))
     packed = lzma.compress(text.getvalue().encode("ascii"), preset=9 | lzma.PRESET_EXTREME)
     (DATA / name).write_bytes(packed)

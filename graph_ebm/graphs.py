@@ -138,6 +138,15 @@ def from_smiles(
         MoleculeError: nothing was left and no vocabulary was given.
     """
     graphs, rejections = read_many(smiles, canonical=canonical, max_heavy_atoms=max(max_atoms, 128))
+    molecules = from_graphs(graphs, rejections, vocabulary, max_atoms)
+    assert molecules.rejections is not None
+    return molecules, molecules.rejections
+
+
+def from_graphs(
+    graphs: list[ParsedGraph], rejections: Rejections, vocabulary: Vocabulary | None, max_atoms: int
+) -> MoleculeSet:
+    """States of parsed graphs; those that do not fit the space join the rejections. See :func:`from_smiles`."""
     kept, rejections = _filter(graphs, rejections, vocabulary, max_atoms)
     if vocabulary is None:
         if not kept:
@@ -147,7 +156,7 @@ def from_smiles(
         vocabulary = Vocabulary.of_graphs([g.types for g in kept], [g.bonds for g in kept])
         kept, rejections = _filter(kept, rejections, vocabulary, max_atoms)
     space = MolecularSpace(vocabulary, max_atoms)
-    return MoleculeSet(_pack(kept, space), space, [g.smiles for g in kept], rejections=rejections), rejections
+    return MoleculeSet(_pack(kept, space), space, [g.smiles for g in kept], rejections=rejections)
 
 
 def to_smiles(
@@ -161,7 +170,7 @@ def to_smiles(
         on_invalid: ``"raise"`` (MoleculeError names the state), or ``"none"`` to leave None in its place.
     """
     if isinstance(graphs, MoleculeSet):
-        graphs, vocabulary = graphs.x, graphs.space.vocabulary
+        return write_smiles(graphs.x, graphs.space.vocabulary, on_invalid)
     if vocabulary is None:
         raise MoleculeError("`vocabulary` must be given with bare states; got None. Use the one of their space.")
     return write_smiles(graphs, vocabulary, on_invalid)

@@ -75,10 +75,12 @@ class ParsedGraph(NamedTuple):
 
 
 _ATOM = re.compile(r"\[[^\]]*\]|Br|Cl|[BCNOPSFIbcnops*]")
+atom_tokens = _ATOM.findall
+"""Atom tokens of a SMILES, in the order of the text."""
 _RING = re.compile(r"%\(\d*\)|%\d\d|\d")
 _PLAIN_BRACKET = re.compile(r"\[\d{0,3}[A-Za-z]{1,2}@{0,2}(H\d?)?([+-]{1,4}|[+-]\d)?(:\d{1,4})?\]\Z")
 _BRACKET = re.compile(r"\[(\d*)([A-Za-z][a-z]?|\*)(@*)(?:H(\d*))?([+-]*)(\d*)(?::\d+)?\]\Z")
-_PARSER = Chem.SmilesParserParams()
+_PARSER: Any = Chem.SmilesParserParams()
 _PARSER.sanitize = False
 _PARSER.removeHs = False
 _PARSER.allowCXSMILES = False
@@ -133,7 +135,7 @@ def screen(text: object, max_length: int = MAX_LENGTH, max_heavy_atoms: int = MA
                 depth -= 1
         if deepest > MAX_DEPTH:
             return Screened(text, Refusal("too_deep", f"nesting {deepest}; at most {MAX_DEPTH} is read"), False)
-    atoms = _ATOM.findall(text)
+    atoms = atom_tokens(text)
     n_atoms = len(atoms)
     safe = n_atoms <= SAFE_ATOMS and len(text) <= SAFE_LENGTH and deepest <= SAFE_DEPTH
     outside = text
@@ -150,8 +152,8 @@ def screen(text: object, max_length: int = MAX_LENGTH, max_heavy_atoms: int = MA
 
 
 @lru_cache(maxsize=4096)
-def _token_type(token: str) -> tuple[AtomType, int | None, bool] | None:
-    """(type, explicit hydrogens or None, isotope?) of an atom token of a canonical SMILES; None if not understood."""
+def token_type(token: str) -> Any:
+    """(type, explicit hydrogens or None, has an isotope) of an atom of a canonical SMILES; None if not understood."""
     if token[0] != "[":
         return (token.capitalize(), 0), None, False
     match = _BRACKET.match(token)
@@ -170,12 +172,6 @@ def _messages(capture: object) -> str:
     text = getattr(capture, "messages", "") or ""
     line = text.strip().splitlines()[0] if text.strip() else ""
     return re.sub(r"^\[[\d:]+\]\s*", "", line)[:200]
-
-
-def token_types(smiles: str) -> list[AtomType]:
-    """(element, charge) of each atom of a canonical SMILES, read off its text without parsing it."""
-    known = (_token_type(token) for token in _ATOM.findall(smiles))
-    return [item[0] for item in known if item is not None]
 
 
 class _Quiet:
@@ -270,11 +266,11 @@ def kekulised(smiles: str) -> ParsedGraph | Refusal:
     """Types and bond orders of a canonical SMILES, or why the state cannot hold them."""
     if "." in smiles:
         return Refusal("disconnected", f"{smiles.count('.') + 1} fragments")
-    tokens = _ATOM.findall(smiles)
+    tokens = atom_tokens(smiles)
     types: list[AtomType] = []
     explicit: list[tuple[int, int]] = []
     for position, token in enumerate(tokens):
-        known = _token_type(token)
+        known = token_type(token)
         if known is None:
             return Refusal("unknown_type", f"atom {token}")
         (element, charge), hydrogens, isotope = known

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from discrete_ebm.errors import MoleculeError, SettingError
 from graph_ebm.chem.valence import AtomType
 from graph_ebm.vocabulary import Vocabulary
 
-_ORDERS = (None, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
+_ORDERS: Any = (None, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
 # RDKit 2025.09+ chooses a canonical form unless told not to; earlier releases have no such option.
 _ANY_FORM = {"canonical": False} if "canonical" in (Chem.Kekulize.__doc__ or "") else {}
 

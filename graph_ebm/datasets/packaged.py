@@ -12,7 +12,10 @@ from importlib.resources import files
 import numpy as np
 
 from discrete_ebm.errors import DataError, RegistryError, SettingError
-from graph_ebm.graphs import MoleculeSet, from_smiles
+from graph_ebm.chem.compact import unpack
+from graph_ebm.chem.parse import Rejections
+from graph_ebm.chem.reader import atom_tokens, token_type
+from graph_ebm.graphs import MoleculeSet, from_graphs
 from graph_ebm.space import MAX_ATOMS
 from graph_ebm.vocabulary import Vocabulary
 
@@ -125,7 +128,7 @@ def load(
     if split not in ("train", "test", "all"):
         raise SettingError(f'`split` must be "train", "test" or "all"; got {split!r}.')
     header, all_rows = _table(item.file)
-    columns = [column for column in header if column not in ("smiles", "split")]
+    columns = [column for column in header if column not in ("smiles", "split", "kekule")]
     wanted = columns if properties is None else list(properties)
     unknown = [column for column in wanted if column not in columns]
     if unknown:
@@ -134,7 +137,11 @@ def load(
     rows = [row for row in all_rows if split in ("all", row[at_split])][:limit]
     if vocabulary is None:
         vocabulary = _vocabulary(item.file)
-    molecules, rejections = from_smiles([row[0] for row in rows], vocabulary, max_atoms, canonical=True)
+    code = header.index("kekule")
+    graphs = [unpack(row[0], row[code]) for row in rows]
+    molecules = from_graphs(graphs, Rejections(len(graphs)), vocabulary, max_atoms)
+    rejections = molecules.rejections
+    assert rejections is not None
     if not len(molecules):
         raise DataError(f"`max_atoms` and `vocabulary` must leave some molecules of {name!r}; got none:\n{rejections}")
     refused = {rejection.index for rejection in rejections}
@@ -145,9 +152,7 @@ def load(
 
 @lru_cache(maxsize=4)
 def _vocabulary(file: str) -> Vocabulary:
-    """Vocabulary of a whole packaged file, read from its atom tokens (no parsing, no hydrogens in canonical SMILES)."""
-    from graph_ebm.chem.reader import token_types
-
-    types = {atom_type for row in _table(file)[1] for atom_type in token_types(row[0])}
+    """Vocabulary of a whole packaged file, its types read off the atoms of the SMILES."""
+    types = {token_type(token)[0] for row in _table(file)[1] for token in atom_tokens(row[0])}
     # Every type of the packaged sets is in the valence table, so the largest sums need not be looked up.
     return Vocabulary.from_counts(dict.fromkeys(types, 0))
