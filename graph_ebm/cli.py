@@ -158,7 +158,7 @@ def train(
 @click.option("--beta", type=click.FloatRange(min=0.0), default=None, help="Inverse temperature [default: 1].")
 @click.option("--start", multiple=True, metavar="SMILES|FILE", help="Molecules to start from; may be repeated.")
 @_keep
-@click.option("--reference", default=None, metavar="NAME|FILE", help="Known molecules to compare with.")
+@click.option("--reference", default=None, metavar="NAME|FILE", help="Known (training) molecules.")
 @click.option("--column", default="smiles", show_default=True, help="SMILES column of tables.")
 @common_options("a dated folder under runs/; or a file ending in .smi, .csv or .sdf")
 def generate(
@@ -167,7 +167,7 @@ def generate(
 ) -> None:  # fmt: skip
     """Draw molecules from a trained model (the folder that train or optimize wrote)."""
     from graph_ebm.generate import generate as draw
-    from graph_ebm.metrics import evaluate
+    from graph_ebm.metrics import check_samples, evaluate
     from graph_ebm.report import render
     from graph_ebm.report_builders import generation_report
     from graph_ebm.run_folder import provenance, write_molecules
@@ -176,7 +176,7 @@ def generate(
     check_device(device)
     check_smarts(keep, "--keep")
     starts = starting_molecules(start, column)
-    known = None if reference is None else read_samples(reference, column)
+    known = check_samples([] if reference is None else read_samples(reference, column, "train"))
     energy = load_model(_model_folder(model))
     settings = {"model": str(model), "n": n, "seed": seed, "steps": steps, "beta": beta, "start": starts, "keep": keep}
     options = {"seed": seed, "progress": not quiet, **_given(n_steps=steps, beta=beta, start=starts, keep=keep)}
@@ -197,10 +197,10 @@ def generate(
         run_.folder.molecules(found.table())
         write_molecules(run_.folder / "molecules.smi", found.table())
         run_.folder.written["molecules.smi"] = "the SMILES alone"
-        evaluation = evaluate(found.smiles, known, device=device)
+        evaluation = evaluate(found.smiles, None if reference is None else known, device=device, progress=not quiet)
         page = generation_report(
             found, asked=[("Model", str(model)), ("Molecules", f"{n:,}, seed {seed}")],
-            training=[s for s in known or () if isinstance(s, str)], evaluation=evaluation,
+            training=known, evaluation=evaluation,
             command=_command(), start=starts[0] if starts and len(starts) == 1 else None, keep=keep,
             seconds=run_.seconds, provenance={**provenance(), "settings": settings}, files=_file_list(run_),
         )  # fmt: skip
@@ -229,7 +229,7 @@ def optimize(
     PROPERTY is a name ("qed"), a direction ("sa:min"), a range ("logp:1..3") or your function ("module:function");
     `graph-ebm properties` lists the names. Several are met together.
     """
-    from graph_ebm.metrics import evaluate
+    from graph_ebm.metrics import CheckedSamples, evaluate
     from graph_ebm.optimize import Target
     from graph_ebm.optimize import optimize as improve
     from graph_ebm.report import render
@@ -256,7 +256,8 @@ def optimize(
         run_.folder.molecules(result.molecules)
         if getattr(result, "model", None) is not None:
             run_.folder.model(result.model)
-        evaluation = evaluate(_samples_of(result), molecules.smiles, properties=())
+        known = CheckedSamples.trusted(molecules.smiles)
+        evaluation = evaluate(_samples_of(result), known, properties=(), progress=not quiet)
         asked = [("Training data", f"{data}: {len(molecules):,} molecules"), ("Time", f"{minutes:g} minutes"),
                  ("Seed", str(seed))]  # fmt: skip
         if like is not None:
@@ -265,7 +266,7 @@ def optimize(
         if keep is not None:
             asked.append(("Kept", keep))
         page = optimization_report(
-            result, wanted, asked=asked, training=molecules.smiles, evaluation=evaluation,
+            result, wanted, asked=asked, training=known, evaluation=evaluation,
             command=_command(), start=like, keep=keep, seconds=run_.seconds,
             baselines=getattr(result, "baselines", None) or (), provenance={**provenance(), "settings": settings},
             files=_file_list(run_),
@@ -308,7 +309,7 @@ def evaluate(
     against: Any = fcd_module.load_statistics(fcd_reference) if fcd_reference is not None else with_fcd
     samples = read_samples(file, column)
     known = None if reference is None else read_samples(reference, column)
-    trained = None if training is None else _training_part(training, column)
+    trained = None if training is None else read_samples(training, column, "train")
     settings = {"file": file, "reference": reference, "training": training, "properties": names, "seed": seed,
                 "fcd": with_fcd or fcd_reference is not None}  # fmt: skip
     with _run("evaluate", output, settings) as run_:
@@ -398,12 +399,6 @@ def _on(model: Any, device: str) -> Any:
     if not hasattr(model, "to"):
         raise SettingError(f"--device must be cpu for this model; got {device!r}, and it cannot be moved.")
     return model.to(device)
-
-
-def _training_part(name: str, column: str) -> list[Any]:
-    from graph_ebm import datasets
-
-    return list(datasets.load(name).smiles) if name in datasets.names() else read_samples(name, column)
 
 
 def _samples_of(result: Any) -> list[Any]:

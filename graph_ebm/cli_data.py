@@ -36,17 +36,17 @@ def load_molecules(
     return found
 
 
-def read_samples(path: str, column: str = "smiles") -> list[Any]:
+def read_samples(path: str, column: str = "smiles", split: str = "test") -> list[Any]:
     """Every row of a file of samples, or of a run folder's molecules.csv, failures included.
 
     Returns:
         One entry a row: SMILES text, or a ``Refusal`` where the row itself could not be read. A packaged set's name
-        gives its test part.
+        gives its part ``split``.
     """
     from graph_ebm import datasets
 
     if path in datasets.names():
-        return list(datasets.load(path, split="test").smiles)
+        return list(datasets.load(path, split=split).smiles)
     file = _existing(path, "the file of molecules", datasets.names())
     if file.is_dir():
         file = file / "molecules.csv"

@@ -17,8 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from graph_ebm import plots
-from graph_ebm.metrics import Evaluation, fingerprints, nearest
-from graph_ebm.metrics.validity import check_samples
+from graph_ebm.metrics import CheckedSamples, Evaluation, check_samples, fingerprints, nearest
 
 MAX_DRAWN = 24
 MAX_TRAINING = 50_000  # training molecules searched for neighbours, evenly spaced over the set
@@ -77,7 +76,7 @@ class Report:
     headline: Sequence[tuple[str, str]] = ()
     molecules: Sequence[Mapping[str, Any]] = ()
     columns: Sequence[str] = ()
-    training: Sequence[str] = ()
+    training: Sequence[str] | CheckedSamples = ()
     start: str | None = None
     keep: str | None = None
     comparisons: Sequence[Comparison] = ()
@@ -142,17 +141,19 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def nearest_training(smiles: Sequence[str], training: Sequence[str]) -> list[tuple[str, float] | None]:
+def nearest_training(
+    smiles: Sequence[str], training: Sequence[str] | CheckedSamples
+) -> list[tuple[str, float] | None]:
     """The most similar training molecule of each SMILES and the Tanimoto similarity (Morgan-2), or None without any.
 
     At most ``MAX_TRAINING`` training molecules, evenly spaced over the set, are searched.
     """
     if not smiles:
         return []
-    spaced = training
-    if len(training) > MAX_TRAINING:
-        spaced = [training[int(i)] for i in np.linspace(0, len(training) - 1, MAX_TRAINING)]
-    known = check_samples(spaced).valid
+    spaced = training.valid if isinstance(training, CheckedSamples) else list(training)
+    if len(spaced) > MAX_TRAINING:
+        spaced = [spaced[int(i)] for i in np.linspace(0, len(spaced) - 1, MAX_TRAINING)]
+    known = spaced if isinstance(training, CheckedSamples) else check_samples(spaced).valid
     if not known:
         return [None] * len(smiles)
     index, similarity = nearest(fingerprints(smiles), fingerprints(known))

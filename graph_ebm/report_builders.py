@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graph_ebm.metrics import Evaluation
+from graph_ebm.metrics import CheckedSamples, Evaluation
 from graph_ebm.report import Comparison, Report, show
 from graph_ebm.run_folder import rows_of
 
@@ -81,7 +81,7 @@ def optimization_report(
     targets: Sequence[Any],
     *,
     asked: Sequence[tuple[str, str]] = (),
-    training: Sequence[str] = (),
+    training: Sequence[str] | CheckedSamples = (),
     evaluation: Evaluation | None = None,
     baselines: Sequence[Mapping[str, Any]] = (),
     command: str = "",
@@ -212,7 +212,7 @@ def generation_report(
     generated: Any,
     *,
     asked: Sequence[tuple[str, str]] = (),
-    training: Sequence[str] = (),
+    training: Sequence[str] | CheckedSamples = (),
     evaluation: Evaluation | None = None,
     command: str = "",
     start: str | None = None,

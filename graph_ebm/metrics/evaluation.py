@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from discrete_ebm.errors import SettingError
 from graph_ebm import properties as properties_module
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from graph_ebm.fcd import Statistics
 
 DEFAULT_PROPERTIES = ("qed", "logp", "sa", "tpsa", "mw", "rings")
-MAX_COMPARED = 20_000  # fingerprint comparisons use at most this many molecules a side, evenly spaced, and say so
+MAX_COMPARED = 20_000  # molecules a side, evenly spaced, in comparisons of fingerprints and properties
 
 
 @dataclass(frozen=True)
@@ -143,28 +144,34 @@ def evaluate(
         training: molecules that count as known (novelty, nearest neighbours); the reference when not given.
         properties: names known to ``graph_ebm.properties``; values that fail are counted.
         fcd: True compares with ``reference``; or statistics (.npz path or ``Statistics``). Needs fcd_torch.
-        max_compared: most molecules a side in fingerprint comparisons.
-        device: where ChemNet runs. progress: show a bar for ChemNet.
+        max_compared: most molecules a side in comparisons of fingerprints and properties, evenly spaced.
+        device: where ChemNet runs. progress: show bars on stderr.
 
     Raises:
         CapabilityError: ``fcd`` was asked for and fcd_torch is missing.
         SettingError: ``fcd=True`` without a reference.
     """
-    checked, known_side = check_samples(samples), reference is not None
-    compared = check_samples(reference)
-    known = compared if training is None else check_samples(training)
     caveats: list[str] = []
-    valid, unique, n = checked.valid, checked.unique, checked.n
-    figures = [
-        _share("validity", len(valid), n, "all samples, before any filter"),
-        _share("uniqueness", len(unique), n, "all samples"),
-        _share("uniqueness_of_valid", len(unique), len(valid), "valid samples"),
-        *_novelty(unique, known, n, known_side or training is not None),
-        *_diversity(unique, valid, known, max_compared, caveats),
-    ]
-    histograms, distances = _histograms(valid, compared.valid)
-    figures += distances
-    comparisons = compare_properties(valid, compared.valid, properties)
+    with tqdm(total=4, desc="reading", unit="part", disable=not progress, leave=False) as bar:
+        checked, compared = check_samples(samples), check_samples(reference)
+        known = compared if training is None else check_samples(training)
+        known_side = reference is not None
+        valid, unique, n = checked.valid, checked.unique, checked.n
+        _next(bar, "diversity")
+        figures = [
+            _share("validity", len(valid), n, "all samples, before any filter"),
+            _share("uniqueness", len(unique), n, "all samples"),
+            _share("uniqueness_of_valid", len(unique), len(valid), "valid samples"),
+            *_novelty(unique, known, n, known_side or training is not None),
+            *_diversity(unique, valid, known, max_compared, caveats),
+        ]
+        _next(bar, "histograms")
+        histograms, distances = _histograms(valid, compared.valid)
+        figures += distances
+        _next(bar, "properties")
+        sides = _spread(valid, max_compared), _spread(compared.valid, max_compared)
+        comparisons = compare_properties(*sides, properties)
+        _next(bar, "done")
     if fcd is not False:
         figures.append(_fcd(checked, compared, fcd, device, progress, caveats))
     if n == 0:
@@ -172,6 +179,11 @@ def evaluate(
     if known_side and compared.n > compared.n_valid:
         caveats.append(f"{compared.n - compared.n_valid:,} of {compared.n:,} reference entries are not molecules.")
     return Evaluation(tuple(figures), checked.reasons, comparisons, histograms, tuple(caveats))
+
+
+def _next(bar: Any, name: str) -> None:
+    bar.update()
+    bar.set_description(name)
 
 
 def _share(name: str, count: int, of: int, note: str) -> Figure:
@@ -202,8 +214,8 @@ def _diversity(
     used, against = _spread(valid, limit), _spread(known.unique, limit)
     if len(used) < len(valid) or len(against) < len(known.unique):
         caveats.append(
-            f"Fingerprint comparisons use {len(used):,} of {len(valid):,} samples and {len(against):,} of "
-            f"{len(known.unique):,} known molecules; a smaller known set lowers the neighbour similarity a little."
+            f"Comparisons of fingerprints and properties use {len(used):,} of {len(valid):,} samples and "
+            f"{len(against):,} of {len(known.unique):,} known molecules; a smaller known set lowers the neighbour similarity a little."
         )
     bits, frames = similarity.fingerprints(used), similarity.scaffolds(unique)
     ringed = [s for s in frames if s]
