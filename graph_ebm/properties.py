@@ -29,14 +29,19 @@ CYCLE_MEAN, CYCLE_SD = -0.0485696876403053, 0.2860212110245455
 
 @dataclass(frozen=True)
 class PropertySpec:
-    """A named property: ``function`` takes a sanitised RDKit molecule and returns a float."""
+    """A named property: ``function`` takes a sanitised RDKit molecule and returns a float.
+
+    ``terms``, if any, are functions of the molecule whose values ``function`` takes *instead* of the molecule; a term
+    that several properties share is computed once.
+    """
 
     name: str
-    function: Callable[[Chem.Mol], float]
+    function: Callable[..., float]
     summary: str
     unit: str = ""
     higher_is_better: bool = True
     source: str = ""
+    terms: tuple[Callable[[Chem.Mol], float], ...] = ()
 
 
 def qed(molecule: Chem.Mol) -> float:
@@ -75,18 +80,14 @@ def cycle_penalty(molecule: Chem.Mol) -> float:
     return float(max(0, max(sizes, default=0) - 6))
 
 
-def plogp(molecule: Chem.Mol) -> float:
+def plogp(logp_value: float, sa_value: float, cycle_value: float) -> float:
     """Penalised logP, *raw*: logP - SA - cycle penalty. Source: Jin et al. 2018, arXiv:1802.04364, constrained task."""
-    return logp(molecule) - sa(molecule) - cycle_penalty(molecule)
+    return logp_value - sa_value - cycle_value
 
 
-def plogp_normalized(molecule: Chem.Mol) -> float:
+def plogp_normalized(logp_value: float, sa_value: float, cycle_value: float) -> float:
     """Penalised logP, *normalised*: sum of the z-scores of its terms over ZINC250k. Source: arXiv:1806.02473 (GCPN)."""
-    return (
-        (logp(molecule) - LOGP_MEAN) / LOGP_SD
-        + (-sa(molecule) - SA_MEAN) / SA_SD
-        + (-cycle_penalty(molecule) - CYCLE_MEAN) / CYCLE_SD
-    )
+    return (logp_value - LOGP_MEAN) / LOGP_SD + (-sa_value - SA_MEAN) / SA_SD + (-cycle_value - CYCLE_MEAN) / CYCLE_SD
 
 
 _descriptors: Any = Descriptors  # its functions are made at import, out of a type checker's sight
@@ -152,22 +153,37 @@ def from_callable(name: str, function: Callable[[str], float]) -> PropertySpec:
     return PropertySpec(name, lambda molecule: function(Chem.MolToSmiles(molecule)), f"user function {name}")
 
 
+_PLOGP_TERMS = (logp, sa, cycle_penalty)
 for _spec in (
     PropertySpec("qed", qed, "drug-likeness (QED)", "0..1", True, "doi:10.1038/nchem.1243"),
     PropertySpec("logp", logp, "octanol-water partition (Crippen logP)", "log10", True, "doi:10.1021/ci990307l"),
-    PropertySpec("plogp", plogp, "penalised logP, raw: logP - SA - cycle penalty", "", True, "arXiv:1802.04364"),
+    PropertySpec("sa", sa, "synthetic accessibility (Ertl)", "1..10", False, "doi:10.1186/1758-2946-1-8"),
     PropertySpec(
-        "plogp-normalized", plogp_normalized, "penalised logP, sum of ZINC250k z-scores", "", True, "arXiv:1806.02473"
+        "plogp",
+        plogp,
+        "penalised logP, raw: logP - SA - cycle penalty",
+        source="arXiv:1802.04364",
+        terms=_PLOGP_TERMS,
     ),
     PropertySpec(
-        "tpsa", lambda m: float(rdMolDescriptors.CalcTPSA(m)), "topological polar surface area", "Å²", False,
+        "plogp-normalized",
+        plogp_normalized,
+        "penalised logP, sum of the z-scores of its terms over ZINC250k",
+        source="arXiv:1806.02473",
+        terms=_PLOGP_TERMS,
+    ),
+    PropertySpec(
+        "tpsa",
+        lambda m: float(rdMolDescriptors.CalcTPSA(m)),
+        "topological polar surface area",
+        "Å²",
+        False,
         "doi:10.1021/jm000942e",
     ),
     PropertySpec("mw", lambda m: float(_descriptors.MolWt(m)), "average molecular weight", "g/mol", False),
-    PropertySpec("sa", sa, "synthetic accessibility (Ertl)", "1 easy .. 10 hard", False, "doi:10.1186/1758-2946-1-8"),
     PropertySpec("rings", lambda m: float(m.GetRingInfo().NumRings()), "number of rings (SSSR)", "", False),
     PropertySpec("heavy_atoms", lambda m: float(m.GetNumHeavyAtoms()), "number of heavy atoms", "", False),
-):  # fmt: skip
+):
     register(_spec)
 
 
@@ -225,15 +241,15 @@ def compute(
     entries = list(getattr(molecules, "smiles", molecules))
     values = {item.name: np.full(len(entries), np.nan) for item in specs}
     failures = Failures()
-    # One molecule at a time, so that logP and SA are not kept for all; the terms of plogp are cheap enough twice.
     for index, entry in enumerate(entries):
         with rdBase.BlockLogs():
             molecule, text, reason, detail = _molecule(entry)
+        terms: dict[Any, float] = {}
         for item in specs:
             if molecule is None:
                 failures.items.append(Failure(index, text, item.name, reason, detail))
                 continue
-            value, why, said = _value(item, molecule)
+            value, why, said = _value(item, molecule, terms)
             if why:
                 failures.items.append(Failure(index, text, item.name, why, said))
             else:
@@ -262,10 +278,13 @@ def _molecule(entry: Any) -> tuple[Chem.Mol | None, str, str, str]:
     return molecule, text, "", ""
 
 
-def _value(item: PropertySpec, molecule: Chem.Mol) -> tuple[float, str, str]:
-    """(value, reason of failure or "", detail)."""
+def _value(item: PropertySpec, molecule: Chem.Mol, known: dict[Any, float]) -> tuple[float, str, str]:
+    """(value, reason of failure or "", detail); ``known`` holds what was computed for this molecule already."""
     try:
-        value = item.function(molecule)
+        for term in item.terms or (item.function,):
+            if term not in known:
+                known[term] = term(molecule)
+        value = item.function(*(known[term] for term in item.terms)) if item.terms else known[item.function]
     except Exception as error:  # a user's function may raise anything; it is reported, never swallowed
         return math.nan, "raised", f"{type(error).__name__}: {error}"
     try:

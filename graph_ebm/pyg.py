@@ -21,6 +21,9 @@ from graph_ebm.graphs import MoleculeSet, from_smiles
 from graph_ebm.space import MAX_ATOMS, off_diagonal
 from graph_ebm.vocabulary import Vocabulary
 
+MAX_NODES = 512
+MAX_EXTRA_BONDS = 64
+
 
 def to_pyg(molecules: MoleculeSet, batch: bool = False) -> Any:
     """torch-geometric graphs of a set.
@@ -110,7 +113,7 @@ def _smiles_of(graph: Any, node_types: Vocabulary | None) -> str | Refusal:
     n = len(types)
     if n == 0:
         return Refusal("empty", "no nodes")
-    if n > 512:
+    if n > MAX_NODES:
         return Refusal("too_many_atoms", f"{n} nodes")
     bonds, aromatic = np.zeros((n, n), np.int8), np.zeros((n, n), bool)
     edges = np.asarray(graph.edge_index.cpu(), dtype=np.int64).reshape(2, -1)
@@ -123,6 +126,8 @@ def _smiles_of(graph: Any, node_types: Vocabulary | None) -> str | Refusal:
         if i != j:
             bonds[i, j] = bonds[j, i] = 1 if order == 1.5 else int(order)
             aromatic[i, j] = aromatic[j, i] = order == 1.5
+    if np.count_nonzero(np.triu(bonds, 1)) > n + MAX_EXTRA_BONDS:  # ring finding in this process has to stay quick
+        return Refusal("too_many_rings", f"{np.count_nonzero(np.triu(bonds, 1))} bonds between {n} atoms")
     try:
         molecule = build_mol(types, bonds)
     except (RuntimeError, OverflowError) as error:

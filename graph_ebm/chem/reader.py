@@ -41,6 +41,7 @@ REASONS: dict[str, str] = {
     "whitespace": "blanks inside the text (a name after the SMILES, or CXSMILES)",
     "too_deep": f"branches nested deeper than {MAX_DEPTH}",
     "too_many_atoms": "more heavy atoms than the cap",
+    "too_many_rings": "a graph with far more bonds than atoms",
     "parse_error": "not a SMILES that RDKit can read",
     "valence": "an atom has more bonds than it may have",
     "sanitize": "RDKit cannot make sense of the molecule (aromaticity, ring system)",

@@ -111,3 +111,14 @@ def test_import_is_lazy_and_names_are_listed():
     assert done.returncode == 0, done.stderr
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = ge.nothing
+
+
+def test_a_submodule_never_hides_the_function_of_the_same_name():
+    code = (
+        "import sys, types, graph_ebm as ge\n"
+        "module = types.ModuleType('graph_ebm.generate'); module.generate = print\n"
+        "sys.modules['graph_ebm.generate'] = module; ge.generate = module\n"  # what `import graph_ebm.generate` does
+        "assert ge.generate is print"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

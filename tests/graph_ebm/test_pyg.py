@@ -65,6 +65,7 @@ def test_graphs_that_are_no_molecules_are_counted():
         Data(z=torch.tensor([6, 6]), edge_index=torch.tensor([[0], [1]]), edge_attr=torch.tensor([[4.0]])),
         Data(z=torch.tensor([0]), edge_index=none),
         Data(z=torch.full((600,), 6), edge_index=none),
+        Data(z=torch.full((30,), 92), edge_index=torch.ones(30, 30).nonzero().t()),
     ]
     kept, rejected = ge.from_pyg(graphs)
     assert kept.smiles == ["CO"]
@@ -76,8 +77,9 @@ def test_graphs_that_are_no_molecules_are_counted():
         (5, "bond_type"),
         (6, "unknown_type"),
         (7, "too_many_atoms"),
+        (8, "too_many_rings"),
     ]
-    assert rejected.n_in == 8
+    assert rejected.n_in == 9
 
 
 def test_edge_attributes_of_another_width_are_refused():
