@@ -28,7 +28,7 @@ class ChainBank:
         Args:
             space: where the chains live.
             size: number of chains.
-            x0: (n, *shape) starting states, repeated in order where n < size; None = random, then ``generator`` is needed.
+            x0: (n, *shape) starting states, repeated in order where n < size; None = random, with ``generator``.
             generator: for random starts; the bank is on its device.
         """
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -58,8 +58,10 @@ class ChainBank:
     def write(self, rows: Tensor, x: Tensor) -> None:
         """Put chains back where they came from and make them one write older. ``rows`` must differ from each other."""
         if x.shape != (len(rows), *self.x.shape[1:]):
-            raise ShapeError(f"`x` must have shape ({len(rows)}, {', '.join(map(str, self.x.shape[1:]))}), one state per "
-                             f"row; got {tuple(x.shape)}. Write back what `draw` gave.")
+            raise ShapeError(
+                f"`x` must have shape ({len(rows)}, {', '.join(map(str, self.x.shape[1:]))}), one state per "
+                f"row; got {tuple(x.shape)}. Write back what `draw` gave."
+            )
         self.x[rows] = x.detach().to(self.x.dtype)
         self.ages[rows] += 1
 
@@ -77,7 +79,9 @@ class ChainBank:
         for name, own in (("x", self.x), ("ages", self.ages)):
             if name not in state or state[name].shape != own.shape or state[name].dtype != own.dtype:
                 got = "nothing" if name not in state else f"{tuple(state[name].shape)} {state[name].dtype}"
-                raise CheckpointError(f"`state[{name!r}]` must be {tuple(own.shape)} {own.dtype} to fit this bank; got {got}. "
-                                      "Make the bank with the saved size and space.")
+                raise CheckpointError(
+                    f"`state[{name!r}]` must be {tuple(own.shape)} {own.dtype} to fit this bank; got {got}. "
+                    "Make the bank with the saved size and space."
+                )
         self.x.copy_(state["x"])
         self.ages.copy_(state["ages"])

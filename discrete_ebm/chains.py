@@ -5,8 +5,6 @@ All checks of user input happen before the first step; the steps themselves neve
 
 from __future__ import annotations
 
-import copy
-import math
 import time
 import warnings
 from collections.abc import Callable
@@ -14,17 +12,26 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from discrete_ebm import diagnostics
+from discrete_ebm.chain_inputs import (
+    check_beta,
+    check_clamp,
+    listed,
+    make_generator,
+    on_device,
+    resolve_device,
+    resolve_sampler,
+    starting_states,
+    whole,
+)
 from discrete_ebm.energies.base import as_energy, evaluate_energy
 from discrete_ebm.errors import CapabilityError, NonFiniteEnergyError, SettingError, ShapeError, SpaceError
-from discrete_ebm.samplers import registry
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo
-from discrete_ebm.samplers.registry import SamplerSpec
 
-__all__ = ["Chains", "StepTotals", "advance", "make_generator", "resolve_sampler", "sample"]
+__all__ = ["Chains", "StepTotals", "advance", "raise_if_not_finite", "sample"]
 
 _CHECK_EVERY = 50  # steps between looks at the device: a broken energy stops within this many steps
 
@@ -81,7 +88,9 @@ class Chains:
                 warnings.simplefilter("ignore", FutureWarning)  # arviz announces its refactoring on every import
                 import arviz
         except ImportError as cause:
-            raise CapabilityError("`to_arviz` needs arviz. Install it with: pip install 'discrete-ebm[arviz]'.") from cause
+            raise CapabilityError(
+                "`to_arviz` needs arviz. Install it with: pip install 'discrete-ebm[arviz]'."
+            ) from cause
         energy = self.energy.T.cpu()
         beta = self.beta.cpu()[:, None] if isinstance(self.beta, Tensor) else self.beta
         return arviz.from_dict(
@@ -94,8 +103,10 @@ class Chains:
             values = of(self.x.flatten(0, 1))
             if not isinstance(values, Tensor) or values.shape[:1] != (self.x.shape[0] * self.x.shape[1],):
                 got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                raise ShapeError(f"`of(states)` must return one row per state, ({self.x.shape[0] * self.x.shape[1]}, "
-                                 f"...); got {got}. Keep the first dimension.")
+                raise ShapeError(
+                    f"`of(states)` must return one row per state, ({self.x.shape[0] * self.x.shape[1]}, "
+                    f"...); got {got}. Keep the first dimension."
+                )
             return values.unflatten(0, self.x.shape[:2])
         if of not in ("x", "energy"):
             raise SettingError(f"`of` must be 'x', 'energy' or a function of states; got {of!r}.")
@@ -125,9 +136,15 @@ class StepTotals(NamedTuple):
         """With one more step; no host sync."""
         # A non-finite proposal is never accepted: its chain is among those whose acceptance is exactly 0.
         suspect = self.suspect | ((info.acceptance == 0) & (info.non_finite > 0))
-        return StepTotals(self.accepted + info.accepted, self.hamming + info.hamming,
-                          self.non_finite + info.non_finite, suspect, self.energy_calls + info.energy_calls, self.gradient_calls + info.gradient_calls,
-                          self.n_steps + 1)
+        return StepTotals(
+            self.accepted + info.accepted,
+            self.hamming + info.hamming,
+            self.non_finite + info.non_finite,
+            suspect,
+            self.energy_calls + info.energy_calls,
+            self.gradient_calls + info.gradient_calls,
+            self.n_steps + 1,
+        )
 
 
 def advance(
@@ -193,17 +210,21 @@ def sample(
     energy = as_energy(energy)
     space = energy.space
     kernel = resolve_sampler(sampler, space)
-    _whole("n_steps", n_steps, 1)
-    burn_in = n_steps // 5 if burn_in is None else _whole("burn_in", burn_in, 0)
+    whole("n_steps", n_steps, 1)
+    burn_in = n_steps // 5 if burn_in is None else whole("burn_in", burn_in, 0)
     if burn_in >= n_steps:
-        raise SettingError(f"`burn_in` must be below n_steps = {n_steps}; got {burn_in}. Raise n_steps: it counts all steps.")
-    n_kept = (n_steps - burn_in) // _whole("thin", thin, 1)
+        raise SettingError(
+            f"`burn_in` must be below n_steps = {n_steps}; got {burn_in}. Raise n_steps: it counts all steps."
+        )
+    n_kept = (n_steps - burn_in) // whole("thin", thin, 1)
     if n_kept < 1:
-        raise SettingError(f"`thin` must be at most n_steps - burn_in = {n_steps - burn_in} to keep a draw; got {thin}.")
-    place = _resolve_device(device, energy, seed, x0)
+        raise SettingError(
+            f"`thin` must be at most n_steps - burn_in = {n_steps - burn_in} to keep a draw; got {thin}."
+        )
+    place = resolve_device(device, energy, seed, x0)
     generator = make_generator(seed, place)
-    energy = _on_device(energy, place)
-    start = _starting_states(space, x0, n_chains, generator, place)
+    energy = on_device(energy, place)
+    start = starting_states(space, x0, n_chains, generator, place)
     beta = check_beta(beta, start.shape[0], place)
     clamp = check_clamp(clamp, start, given_x0=x0 is not None)
     began = time.perf_counter()
@@ -232,85 +253,18 @@ def sample(
                     bar.update(done - bar.n)
     counted = n_steps - burn_in
     return Chains(
-        x=kept_x, energy=kept_energy, state=state, space=space, sampler=kernel, beta=beta,
-        acceptance=(totals.accepted - warm_up.accepted) / counted, hamming=(totals.hamming - warm_up.hamming) / counted,
-        energy_calls=totals.energy_calls, gradient_calls=totals.gradient_calls, seconds=time.perf_counter() - began,
+        x=kept_x,
+        energy=kept_energy,
+        state=state,
+        space=space,
+        sampler=kernel,
+        beta=beta,
+        acceptance=(totals.accepted - warm_up.accepted) / counted,
+        hamming=(totals.hamming - warm_up.hamming) / counted,
+        energy_calls=totals.energy_calls,
+        gradient_calls=totals.gradient_calls,
+        seconds=time.perf_counter() - began,
     )
-
-
-def resolve_sampler(sampler: str | Kernel, space: Any) -> Kernel:
-    """A kernel from a name or a kernel, refused with a sentence where it is not defined on ``space``."""
-    if isinstance(sampler, Kernel):
-        kernel, row = sampler, _spec_of(sampler)
-    elif isinstance(sampler, str):
-        row = registry.spec(sampler)
-        kernel = registry.create(sampler)
-    else:
-        raise SettingError(f"`sampler` must be a registered name or a Kernel; got {type(sampler).__name__}. "
-                           "Try sampler='gibbs' or sampler=de.samplers.create('gwg', balancing='barker').")
-    if row is not None and row.spaces and not row.spaces & {base.__name__ for base in type(space).__mro__}:
-        fitting = [name for name in registry.names() if registry.spec(name).spaces & {space.name}]
-        way_out = f"For this space: {', '.join(fitting)}." if fitting else "No registered sampler lists this space."
-        raise SettingError(f"`sampler` {row.name!r} must be used on {', '.join(sorted(row.spaces))}; got {space!r}. {way_out}")
-    return kernel
-
-
-def _spec_of(kernel: Kernel) -> SamplerSpec | None:
-    """The registry row that builds this kernel's class; None for a kernel that is not registered."""
-    rows = (registry.spec(name) for name in registry.names())
-    return next((row for row in rows if row.build is type(kernel)), None)
-
-
-def make_generator(seed: int | torch.Generator, device: torch.device) -> torch.Generator:
-    """A generator on ``device`` from an int, or the given one if it is there; the global one is never touched."""
-    if isinstance(seed, torch.Generator):
-        if _named(seed.device) != _named(device):
-            raise SettingError(f"`seed` must be a generator on {device}, where the chains are; got one on {seed.device}. "
-                               f"Make it with torch.Generator({str(device)!r}).")
-        return seed
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
-        raise SettingError(f"`seed` must be an integer of at most 63 bits or a torch.Generator; got {seed!r}.")
-    return torch.Generator(device).manual_seed(seed)
-
-
-def check_beta(beta: float | Tensor, n_chains: int, device: torch.device) -> float | Tensor:
-    """``beta`` as a float or a (C,) tensor on the device; finite and not negative."""
-    if isinstance(beta, bool) or not isinstance(beta, (int, float, Tensor)):
-        raise SettingError(f"`beta` must be a number or a tensor of shape ({n_chains},); got {type(beta).__name__}.")
-    if isinstance(beta, Tensor) and beta.dim():
-        if beta.shape != (n_chains,):
-            raise ShapeError(f"`beta` must be one number or have shape ({n_chains},), one per chain; "
-                             f"got {tuple(beta.shape)}. Match it to n_chains.")
-        if not bool((beta.isfinite() & (beta >= 0)).all()):
-            raise SettingError(f"`beta` must be finite and not negative; got {beta.tolist()}. "
-                               "To seek high energies, sample -1 * energy.")
-        return beta.to(device)
-    value = float(beta)
-    if not (math.isfinite(value) and value >= 0):
-        raise SettingError(f"`beta` must be finite and not negative; got {value}. To seek high energies, sample -1 * energy.")
-    return value
-
-
-def check_clamp(clamp: Tensor | None, x: Tensor, *, given_x0: bool) -> Tensor | None:
-    """A bool mask of (*shape) or (C, *shape) on the device of x that leaves every chain a free site."""
-    if clamp is None:
-        return None
-    shape = tuple(x.shape)
-    clamp = torch.as_tensor(clamp)
-    if tuple(clamp.shape) not in (shape, shape[1:]):
-        raise ShapeError(f"`clamp` must have shape {shape[1:]} or {shape}; got {tuple(clamp.shape)}. "
-                         "One bool per site: True = the site is kept.")
-    if clamp.dtype != torch.bool:
-        raise SettingError(f"`clamp` must be bool, True = the site is kept; got {clamp.dtype}. Use clamp.bool().")
-    if not given_x0:
-        raise SettingError("`clamp` must come with `x0`, whose values the clamped sites keep; got x0=None. Pass x0.")
-    whole = clamp.flatten(1) if clamp.shape == x.shape else clamp.flatten()[None]
-    frozen = whole.all(dim=1)
-    if bool(frozen.any()):
-        which = "every site" if clamp.shape != x.shape else f"every site of chains {_listed(frozen)}"
-        raise SettingError(f"`clamp` must leave at least one free site in each chain; got {which} clamped. "
-                           "Set some entries to False.")
-    return clamp.to(x.device)
 
 
 def raise_if_not_finite(
@@ -323,14 +277,14 @@ def raise_if_not_finite(
     if bool(broken.any()):
         values = ", ".join(f"{value:g}" for value in state.energy[broken][:4].tolist())
         raise NonFiniteEnergyError(
-            f"`energy` must be finite; got {values} {when} in chains {_listed(broken)} of {len(broken)}. "
+            f"`energy` must be finite; got {values} {when} in chains {listed(broken)} of {len(broken)}. "
             "Look at energy(space.encode(x)) for those states; in training, lower the learning rate."
         )
     suspect = totals.suspect if bool(totals.suspect.any()) else _beside_trouble(energy, state.x, clamp)
-    where = f"in chains {_listed(suspect)} of {len(suspect)}" if bool(suspect.any()) else "in a chain that has moved on"
+    where = f"in chains {listed(suspect)} of {len(suspect)}" if bool(suspect.any()) else "in a chain that has moved on"
     raise NonFiniteEnergyError(
-        f"`energy` must be finite at every proposed state; got {int(totals.non_finite)} that are NaN or infinite {when}, "
-        f"{where}. To forbid states give them a large finite energy, or clamp the sites."
+        f"`energy` must be finite at every proposed state; got {int(totals.non_finite)} that are NaN or infinite "
+        f"{when}, {where}. To forbid states give them a large finite energy, or clamp the sites."
     )
 
 
@@ -349,77 +303,3 @@ def _beside_trouble(energy: Any, x: Tensor, clamp: Tensor | None) -> Tensor:
             bad = ~evaluate_energy(energy, energy.space.from_index(index)).isfinite()
             found[part[bad, 0]] = True
     return found
-
-
-def _listed(mask: Tensor) -> str:
-    """Indices of the True entries, at most eight of them."""
-    which = mask.nonzero()[:, 0].tolist()
-    return ", ".join(map(str, which[:8])) + (f" and {len(which) - 8} more" if len(which) > 8 else "")
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
-    return value
-
-
-def _starting_states(space: Any, x0: Any, n_chains: int | None, generator: torch.Generator, device: torch.device) -> Tensor:
-    """States (C, *shape) on the device, validated."""
-    if n_chains is not None:
-        _whole("n_chains", n_chains, 1)
-    if x0 is None:
-        return space.random(64 if n_chains is None else n_chains, generator)
-    x = x0.x if isinstance(x0, ChainState) else x0
-    x = x if isinstance(x, Tensor) else torch.as_tensor(x)
-    if tuple(x.shape) == tuple(space.shape):
-        x = x[None].expand(64 if n_chains is None else n_chains, *x.shape)
-    x = space.validate(x)
-    if x.shape[0] == 0 or (n_chains is not None and x.shape[0] != n_chains):
-        raise ShapeError(f"`x0` must hold n_chains = {n_chains or 'at least 1'} states; got {x.shape[0]} (shape "
-                         f"{tuple(x.shape)}). Leave n_chains out to take the number from x0.")
-    return x.to(device).contiguous()
-
-
-def _named(device: torch.device) -> torch.device:
-    """The device with its index, so that "cuda" and "cuda:0" compare equal."""
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
-
-
-def _energy_device(energy: Any) -> torch.device | None:
-    if isinstance(energy, nn.Module):
-        for tensors in (energy.parameters(), energy.buffers()):
-            for tensor in tensors:
-                return tensor.device
-    return None
-
-
-def _resolve_device(device: Any, energy: Any, seed: Any, x0: Any) -> torch.device:
-    """Asked for; else where the energy is; else where the generator, else where x0 is; else the CPU."""
-    if device is not None:
-        return check_device(device)
-    own = _energy_device(energy)
-    if own is not None:
-        return own
-    if isinstance(seed, torch.Generator):
-        return seed.device
-    x = x0.x if isinstance(x0, ChainState) else x0
-    return x.device if isinstance(x, Tensor) else torch.device("cpu")
-
-
-def check_device(device: str | torch.device) -> torch.device:
-    """A device that exists here; raises :class:`SettingError` otherwise."""
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, TypeError) as cause:
-        raise SettingError(f"`device` must be one that this machine has; got {device!r}. Try 'cpu'.") from cause
-    return _named(place)
-
-
-def _on_device(energy: Any, device: torch.device) -> Any:
-    own = _energy_device(energy)
-    if own is None or _named(own) == _named(device):
-        return energy
-    return copy.deepcopy(energy).to(device)

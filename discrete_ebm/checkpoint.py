@@ -1,7 +1,7 @@
 """Save and load models: one safetensors file that holds the tensors, the configuration and a digest of both.
 
-A file appears whole or not at all (temporary file, fsync, rename, fsync of the folder), damage is noticed on loading, and
-loading cannot run code: there is no pickle, and a class is only built if it was registered by name.
+A file appears whole or not at all (temporary file, fsync, rename, fsync of the folder), damage is noticed on loading,
+and loading cannot run code: there is no pickle, and a class is only built if it was registered by name.
 """
 
 from __future__ import annotations
@@ -25,8 +25,19 @@ from torch import Tensor, nn
 from discrete_ebm import energies, spaces
 from discrete_ebm.errors import CheckpointError, EBMError
 
-__all__ = ["atomic_file", "build_space", "describe_space", "load", "load_tensors", "make_folder", "register_energy", "save",
-           "save_tensors", "versions", "write_text"]
+__all__ = [
+    "atomic_file",
+    "build_space",
+    "describe_space",
+    "load",
+    "load_tensors",
+    "make_folder",
+    "register_energy",
+    "save",
+    "save_tensors",
+    "versions",
+    "write_text",
+]
 
 SCHEMA = 1
 _CUSTOM = "custom"  # an energy whose class is not registered: only its tensors are stored
@@ -58,8 +69,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     except OSError as cause:
         size = Path(name).stat().st_size if name and Path(name).exists() else 0
         _remove(name)
-        raise CheckpointError(f"`{path}` must be writable; got {cause.strerror or cause} after {size} bytes. Free some "
-                              "space or choose another folder; an older file of that name is intact.") from cause
+        raise CheckpointError(
+            f"`{path}` must be writable; got {cause.strerror or cause} after {size} bytes. Free some "
+            "space or choose another folder; an older file of that name is intact."
+        ) from cause
     except BaseException:
         _remove(name)
         raise
@@ -93,8 +106,9 @@ def make_folder(path: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as cause:
-        raise CheckpointError(f"`output` must be a folder that can be created; got {folder} "
-                              f"({cause.strerror or cause}). Choose another.") from cause
+        raise CheckpointError(
+            f"`output` must be a folder that can be created; got {folder} ({cause.strerror or cause}). Choose another."
+        ) from cause
     return folder
 
 
@@ -137,19 +151,25 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError, RuntimeError) as cause:
-        raise CheckpointError(f"`path` must be a whole safetensors file; got {path}, {path.stat().st_size} bytes that "
-                              f"cannot be read ({_first_line(cause)}). Use an older copy.") from cause
+        raise CheckpointError(
+            f"`path` must be a whole safetensors file; got {path}, {path.stat().st_size} bytes that "
+            f"cannot be read ({_first_line(cause)}). Use an older copy."
+        ) from cause
     text = metadata.get("config")
     if text is None or "sha256" not in metadata:
-        raise CheckpointError(f"`path` must be written by discrete_ebm; got {path}, a safetensors file without its "
-                              "configuration. Load it with safetensors and energy.load_state_dict.")
+        raise CheckpointError(
+            f"`path` must be written by discrete_ebm; got {path}, a safetensors file without its "
+            "configuration. Load it with safetensors and energy.load_state_dict."
+        )
     if _digest(tensors, text) != metadata["sha256"]:
-        raise CheckpointError(f"`path` must be undamaged; got {path}, whose contents do not match their digest. "
-                              "Use an older copy.")
+        raise CheckpointError(
+            f"`path` must be undamaged; got {path}, whose contents do not match their digest. Use an older copy."
+        )
     config = json.loads(text)
     if config.get("schema", 0) > SCHEMA:
-        raise CheckpointError(f"`path` must be of schema {SCHEMA} or older; got {config['schema']} in {path}. "
-                              "Upgrade discrete-ebm.")
+        raise CheckpointError(
+            f"`path` must be of schema {SCHEMA} or older; got {config['schema']} in {path}. Upgrade discrete-ebm."
+        )
     return tensors, config
 
 
@@ -220,8 +240,10 @@ def load(path: str | Path, energy: nn.Module | None = None, device: str | torch.
     if path.is_dir():
         found = [path / name for name in ("ema.safetensors", "energy.safetensors") if (path / name).is_file()]
         if not found:
-            raise CheckpointError(f"`path` must be a saved model or a training's folder; got {path}, which holds neither "
-                                  "ema.safetensors nor energy.safetensors. Check the name.")
+            raise CheckpointError(
+                f"`path` must be a saved model or a training's folder; got {path}, which holds neither "
+                "ema.safetensors nor energy.safetensors. Check the name."
+            )
         path = found[0]
     tensors, config = load_tensors(path)
     try:
@@ -230,8 +252,10 @@ def load(path: str | Path, energy: nn.Module | None = None, device: str | torch.
     except CheckpointError:
         raise
     except (EBMError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as cause:
-        raise CheckpointError(f"`path` must fit the energy it is loaded into; got {path} ({_first_line(cause)}). "
-                              "Check the class and its sizes.") from cause
+        raise CheckpointError(
+            f"`path` must fit the energy it is loaded into; got {path} ({_first_line(cause)}). "
+            "Check the class and its sizes."
+        ) from cause
     return built.to(device)
 
 
@@ -245,10 +269,14 @@ def _describe(energy: nn.Module) -> dict[str, Any]:
 
 def _build(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
     if config["type"] == _CUSTOM:
-        raise CheckpointError(f"`energy` must be given for a model of your own class {config['class']!r}; got None. "
-                              "Use checkpoint.load(path, energy=YourEnergy(...)).")
+        raise CheckpointError(
+            f"`energy` must be given for a model of your own class {config['class']!r}; got None. "
+            "Use checkpoint.load(path, energy=YourEnergy(...))."
+        )
     if config["type"] not in _CODECS:
-        raise CheckpointError(f"`path` must hold a known energy; got {config['type']!r}. Import the package that defines it.")
+        raise CheckpointError(
+            f"`path` must hold a known energy; got {config['type']!r}. Import the package that defines it."
+        )
     return _CODECS[config["type"]].build(config, tensors)
 
 
@@ -262,12 +290,17 @@ def describe_space(space: Any) -> dict[str, Any]:
     if isinstance(space, spaces.Ordinal):
         return {**base, "values": space.values.tolist()}
     if isinstance(space, spaces.Real):
-        return {**base, "low": None if space.low is None else space.low.tolist(),
-                "high": None if space.high is None else space.high.tolist()}
+        return {
+            **base,
+            "low": None if space.low is None else space.low.tolist(),
+            "high": None if space.high is None else space.high.tolist(),
+        }
     if isinstance(space, spaces.Product):
         return {"type": "Product", "members": {name: describe_space(member) for name, member in space.spaces.items()}}
-    raise CheckpointError(f"`space` must be one of discrete_ebm.spaces to be saved; got {space!r}. "
-                          "Register the energy with its own description.")
+    raise CheckpointError(
+        f"`space` must be one of discrete_ebm.spaces to be saved; got {space!r}. "
+        "Register the energy with its own description."
+    )
 
 
 def build_space(config: Mapping[str, Any]) -> Any:
@@ -280,8 +313,10 @@ def build_space(config: Mapping[str, Any]) -> Any:
     if kind == "Ordinal":
         return spaces.Ordinal(shape, config["values"])
     if kind == "Real":
-        bounds = {name: None if config[name] is None else torch.tensor(config[name], dtype=torch.float64)
-                  for name in ("low", "high")}
+        bounds = {
+            name: None if config[name] is None else torch.tensor(config[name], dtype=torch.float64)
+            for name in ("low", "high")
+        }
         return spaces.Real(shape, **bounds)
     if kind == "Product":
         return spaces.Product({name: build_space(member) for name, member in config["members"].items()})
@@ -291,8 +326,12 @@ def build_space(config: Mapping[str, Any]) -> Any:
 def _describe_pairs(energy: Any) -> dict[str, Any]:
     lattice = energy._lattice
     form = "lattice" if lattice else "dense" if energy.edge_index is None else "sparse"
-    return {"space": describe_space(energy.space), "form": form,
-            "lattice": [list(lattice[0]), lattice[1]] if lattice else None, "n_edges": energy.coupling.numel()}
+    return {
+        "space": describe_space(energy.space),
+        "form": form,
+        "lattice": [list(lattice[0]), lattice[1]] if lattice else None,
+        "n_edges": energy.coupling.numel(),
+    }
 
 
 def _build_pairs(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
@@ -322,15 +361,23 @@ def _describe_mlp(energy: Any) -> dict[str, Any]:
     names = {type(layer).__name__ for layer in layers if not isinstance(layer, nn.Linear)}
     if len(names) > 1 or not names <= set(_ACTIVATIONS):
         return {"type": _CUSTOM, "class": type(energy).__name__}
-    return {"space": describe_space(energy.space), "activation": next(iter(names), "SiLU"), "confine": energy.confine,
-            "hidden": [layer.out_features for layer in layers if isinstance(layer, nn.Linear)][:-1]}
+    return {
+        "space": describe_space(energy.space),
+        "activation": next(iter(names), "SiLU"),
+        "confine": energy.confine,
+        "hidden": [layer.out_features for layer in layers if isinstance(layer, nn.Linear)][:-1],
+    }
 
 
 def _build_mlp(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
     if config["activation"] not in _ACTIVATIONS:
         raise CheckpointError(f"`activation` must be one of {', '.join(_ACTIVATIONS)}; got {config['activation']!r}.")
-    made = energies.MLPEnergy(build_space(config["space"]), config["hidden"], confine=config["confine"],
-                              activation=getattr(nn, config["activation"]))
+    made = energies.MLPEnergy(
+        build_space(config["space"]),
+        config["hidden"],
+        confine=config["confine"],
+        activation=getattr(nn, config["activation"]),
+    )
     return made.to(next(iter(tensors.values())).dtype)
 
 

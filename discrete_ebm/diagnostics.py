@@ -59,7 +59,8 @@ def rhat(draws: Tensor) -> Tensor:
 def _per_quantity(draws: Tensor, chunk_function, what: str, *, across_nan: bool) -> Tensor:
     if draws.dim() < 2:
         raise ShapeError(
-            f"`draws` must have shape (S, C, ...): draws, chains; got {tuple(draws.shape)}. Use draws[:, None] for one chain."
+            f"`draws` must have shape (S, C, ...): draws, chains; got {tuple(draws.shape)}. "
+            "Use draws[:, None] for one chain."
         )
     n_draws, n_chains = draws.shape[:2]
     quantities = draws.shape[2:]

@@ -27,7 +27,7 @@ class Guard:
         patience: updates in a row that an alarm on the gap must last.
         least_gap: nats; smaller gaps never alarm. None = the log number of states of the space (the largest difference
             in surprise the model can need), or 100.
-        least_acceptance: alarm when acceptance stays below this, for ``acceptance_patience`` updates in a row; 0 = never.
+        least_acceptance: alarm when acceptance stays below this for ``acceptance_patience`` updates; 0 = never.
     """
 
     gap_ratio: float = 20.0
@@ -72,8 +72,9 @@ class Watch:
                 self.gaps.append(gap)
             if self.wide >= guard.patience:
                 raise DivergenceError(
-                    f"`gap` (energy of negatives minus data) must stay near its usual size; got {terms['gap']:.4g} nats "
-                    f"against a median of {usual:.4g} for {self.wide} updates. Lower lr, take more sampling steps or "
+                    f"`gap` (energy of negatives minus data) must stay near its usual size; got "
+                    f"{terms['gap']:.4g} "
+                    f"nats against a median of {usual:.4g} for {self.wide} updates. Lower lr, take more sampling steps or "
                     "set a penalty."
                 )
         if "acceptance" in terms:
@@ -95,11 +96,13 @@ def check_finite_terms(terms: dict[str, float]) -> None:
     """Raise :class:`NonFiniteEnergyError` that names the terms that are NaN or infinite."""
     bad = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
     if bad:
-        raise NonFiniteEnergyError(f"`loss` and its terms must be finite; got {', '.join(bad)}. Lower lr or set a penalty.")
+        raise NonFiniteEnergyError(
+            f"`loss` and its terms must be finite; got {', '.join(bad)}. Lower lr or set a penalty."
+        )
 
 
 def check_finite_tensors(what: str, named: Iterable[tuple[str, Tensor | None]]) -> None:
-    """Raise :class:`NonFiniteEnergyError` that names the tensors with NaN or infinite entries; one read of the device."""
+    """Raise :class:`NonFiniteEnergyError` that names the tensors that are not finite; one read of the device."""
     pairs = [(name, tensor) for name, tensor in named if tensor is not None and tensor.is_floating_point()]
     if not pairs:
         return

@@ -1,6 +1,6 @@
 """The one training loop: objectives plug into it, guards watch it, hooks see every update.
 
-:func:`fit` is for users; :class:`Trainer` for those who bring their own batches, parameter groups or schedule of stages.
+:func:`fit` is for users; :class:`Trainer` for those who bring their own batches, parameter groups or stages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from discrete_ebm import checkpoint, objectives
-from discrete_ebm.chains import check_device, make_generator
+from discrete_ebm.chain_inputs import check_device, make_generator
 from discrete_ebm.energies.base import as_energy
 from discrete_ebm.errors import CapabilityError, DataError, DivergenceError, NonFiniteEnergyError, SettingError
 from discrete_ebm.guards import Guard, Watch, check_finite_tensors, check_finite_terms, natural_gap
@@ -38,8 +38,8 @@ class Fitted:
     """What a training gives.
 
     ``energy``: the trained energy (the object that was given); ``ema``: an evaluated copy with averaged parameters;
-    ``history``: one list per logged quantity, all of equal length (nan where an update did not log it); ``chains``: states
-    (n, *shape) of the persistent chains, else the last negatives, or None; ``interrupted``: Ctrl-C ended it.
+    ``history``: one list per logged quantity, all of equal length (nan where an update did not log it); ``chains``:
+    states (n, *shape) of the persistent chains, else the last negatives, or None; ``interrupted``: Ctrl-C ended it.
     """
 
     energy: Any
@@ -118,11 +118,15 @@ class Trainer:
         self.energy = energy
         self.objective = objectives.create(objective) if isinstance(objective, str) else objective
         if not isinstance(self.objective, Objective):
-            raise SettingError(f"`objective` must be an Objective or a registered name; got {type(objective).__name__}. "
-                               f"Available: {', '.join(objectives.names())}.")
+            raise SettingError(
+                f"`objective` must be an Objective or a registered name; got {type(objective).__name__}. "
+                f"Available: {', '.join(objectives.names())}."
+            )
         if not isinstance(energy, nn.Module):
-            raise CapabilityError(f"`energy` must be a torch module to be trained; got {type(energy).__name__}. "
-                                  "Wrap it with de.from_callable(module, space).")
+            raise CapabilityError(
+                f"`energy` must be a torch module to be trained; got {type(energy).__name__}. "
+                "Wrap it with de.from_callable(module, space)."
+            )
         _check_schedule(n_iterations, lr, warmup, decay, clip, ema, max_seconds)
         self.generator = generator
         self.n_iterations = n_iterations
@@ -130,8 +134,10 @@ class Trainer:
         self.decay, self.clip, self.ema_decay, self.guard, self.max_seconds = decay, clip, ema, guard, max_seconds
         groups = list(parameters) if parameters is not None else [p for p in energy.parameters() if p.requires_grad]
         if not groups:
-            raise SettingError("`energy` must have parameters that require gradients; got none. "
-                               "Learn something, or call energy.requires_grad_(True).")
+            raise SettingError(
+                "`energy` must have parameters that require gradients; got none. "
+                "Learn something, or call energy.requires_grad_(True)."
+            )
         self.optimizer = torch.optim.Adam(groups, lr=lr, betas=betas, weight_decay=weight_decay)
         self._base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -190,22 +196,31 @@ class Trainer:
         """
         self.began = time.perf_counter()
         stream = iter(batches)
-        bar = tqdm(total=self.n_iterations, initial=self.iteration, disable=not progress, desc="training", unit="it",
-                   leave=False)
+        bar = tqdm(
+            total=self.n_iterations,
+            initial=self.iteration,
+            disable=not progress,
+            desc="training",
+            unit="it",
+            leave=False,
+        )
         try:
             with bar:
                 while self.iteration < self.n_iterations and self.progress < 1:
                     terms = self.update(next(stream))
                     bar.update(1)
                     bar.set_postfix({k: f"{terms[k]:.3g}" for k in ("gap", "acceptance") if k in terms}, refresh=False)
-                    if any([callback(self, terms) for callback in callbacks]):  # every callback is called
+                    stop = [callback(self, terms) for callback in callbacks]  # every callback is called
+                    if any(stop):
                         break
         except KeyboardInterrupt:
             return False
         except (NonFiniteEnergyError, DivergenceError) as cause:
             kept = self._calm_iteration if isinstance(cause, DivergenceError) else self.iteration
-            raise type(cause)(f"{cause} Training stopped at update {self.iteration + 1}; the energy holds the parameters "
-                              f"after update {kept}.") from cause
+            raise type(cause)(
+                f"{cause} Training stopped at update {self.iteration + 1}; the energy holds the parameters "
+                f"after update {kept}."
+            ) from cause
         return True
 
     def _update(self, batch: Any) -> dict[str, float]:
@@ -213,8 +228,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         output = self.objective.loss(self.energy, batch, self.state, generator=self.generator)
         if not output.loss.requires_grad:
-            raise CapabilityError("`loss` must depend on the energy's parameters through autograd; got one that does not. "
-                                  "Compute the energy with torch operations and without no_grad or detach.")
+            raise CapabilityError(
+                "`loss` must depend on the energy's parameters through autograd; got one that does not. "
+                "Compute the energy with torch operations and without no_grad or detach."
+            )
         output.loss.backward()
         norm = nn.utils.clip_grad_norm_(self._trained, math.inf if self.clip is None else self.clip)
         numbers = {"loss": output.loss.detach(), **output.terms, "gradient_norm": norm.detach()}
@@ -249,8 +266,12 @@ class Trainer:
                 own.copy_(value)
 
     def _log(self, terms: dict[str, float]) -> None:
-        terms = {"iteration": float(self.iteration), **terms, "lr": self.optimizer.param_groups[0]["lr"],
-                 "seconds": time.perf_counter() - self.began}
+        terms = {
+            "iteration": float(self.iteration),
+            **terms,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": time.perf_counter() - self.began,
+        }
         rows = len(self.history.get("iteration", []))
         for name in terms:
             self.history.setdefault(name, [math.nan] * rows)
@@ -310,7 +331,8 @@ def fit(
         seed: an int, or a ``torch.Generator`` on the energy's device.
         output: folder for energy.safetensors, ema.safetensors, history.csv and run.json; None = nothing is written.
         progress: show a progress bar.
-        warmup: updates of linear warm-up; a twentieth of ``n_iterations`` when None. decay: "constant" or "linear" to 0.
+        warmup: updates of linear warm-up; a twentieth of ``n_iterations`` when None.
+        decay: "constant" or "linear" to 0.
         clip: largest gradient norm; None = no clipping. ema: decay of the averaged copy; None = none is kept.
         penalty: energy-magnitude weight, set on the objective; None = leave the objective as it is.
         parameters: parameters or groups ``{"params": ..., "lr": ...}``; None = all that require gradients.
@@ -327,8 +349,10 @@ def fit(
     """
     energy = as_energy(energy)
     if not isinstance(energy, nn.Module):
-        raise CapabilityError(f"`energy` must be a torch module to be trained; got {type(energy).__name__}. "
-                              "Wrap it with de.from_callable(module, space).")
+        raise CapabilityError(
+            f"`energy` must be a torch module to be trained; got {type(energy).__name__}. "
+            "Wrap it with de.from_callable(module, space)."
+        )
     objective = objectives.create(objective) if isinstance(objective, str) else objective
     if penalty is not None:
         if not (is_dataclass(objective) and hasattr(objective, "penalty")):
@@ -340,19 +364,45 @@ def fit(
     generator = make_generator(seed, place)
     data = _prepared(energy.space, data, place)
     batches = Batches(data, batch_size, generator)
-    folder = None if output is None else checkpoint.make_folder(output)
-    trainer = Trainer(energy, objective, data, generator=generator, n_iterations=n_iterations, lr=lr,
-                      parameters=parameters, betas=betas, weight_decay=weight_decay, warmup=warmup, decay=decay, clip=clip,
-                      ema=ema, guard=guard, max_seconds=max_seconds)
-    settings = {"objective": repr(objective), "n_iterations": n_iterations, "batch_size": batches.batch_size, "lr": lr,
-                "seed": seed if isinstance(seed, int) else None, "rows": len(data)}
+    trainer = Trainer(
+        energy,
+        objective,
+        data,
+        generator=generator,
+        n_iterations=n_iterations,
+        lr=lr,
+        parameters=parameters,
+        betas=betas,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        decay=decay,
+        clip=clip,
+        ema=ema,
+        guard=guard,
+        max_seconds=max_seconds,
+    )
+    folder = None if output is None else checkpoint.make_folder(output)  # last of the checks: no empty folder is left
+    settings = {
+        "objective": repr(objective),
+        "n_iterations": n_iterations,
+        "batch_size": batches.batch_size,
+        "lr": lr,
+        "seed": seed if isinstance(seed, int) else None,
+        "rows": len(data),
+    }
     finished = False
     try:
         finished = trainer.run(batches, callbacks, progress)
     finally:
-        fitted = Fitted(energy, trainer.ema, trainer.history,
-                        trainer.state.chains if trainer.state.chains is not None else trainer.negatives,
-                        interrupted=not finished, seconds=time.perf_counter() - trainer.began, output=folder)
+        fitted = Fitted(
+            energy,
+            trainer.ema,
+            trainer.history,
+            trainer.state.chains if trainer.state.chains is not None else trainer.negatives,
+            interrupted=not finished,
+            seconds=time.perf_counter() - trainer.began,
+            output=folder,
+        )
         if folder is not None:
             write_run(fitted, folder, {**settings, "iterations": trainer.iteration, "finished": finished})
     return fitted

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from discrete_ebm.chain_bank import ChainBank
-from discrete_ebm.chains import StepTotals, advance, raise_if_not_finite, resolve_sampler
+from discrete_ebm.chain_inputs import resolve_sampler
+from discrete_ebm.chains import StepTotals, advance, raise_if_not_finite
 from discrete_ebm.energies.base import evaluate_energy
 from discrete_ebm.errors import SettingError
 from discrete_ebm.objectives.base import Objective, ObjectiveOutput, ObjectiveState
@@ -41,8 +42,11 @@ def contrast(
     loss = -gap
     if penalty:
         loss = loss + penalty * (positive.square().mean() + negative.square().mean())
-    terms = {"positive_energy": positive.mean().detach(), "negative_energy": negative.mean().detach(),
-             "gap": gap.detach()}
+    terms = {
+        "positive_energy": positive.mean().detach(),
+        "negative_energy": negative.mean().detach(),
+        "gap": gap.detach(),
+    }
     if totals is not None and totals.n_steps:
         terms["acceptance"] = totals.accepted.mean() / totals.n_steps
         terms["hamming"] = totals.hamming.mean() / totals.n_steps
@@ -139,7 +143,9 @@ class PCD(Objective):
         if isinstance(self.bank_size, bool) or not isinstance(self.bank_size, int) or self.bank_size < 1:
             raise SettingError(f"`bank_size` must be a whole number of at least 1; got {self.bank_size!r}.")
         if not 0 <= self.restart < 1:
-            raise SettingError(f"`restart` must be at least 0 and below 1; got {self.restart!r}. Use CD for no memory at all.")
+            raise SettingError(
+                f"`restart` must be at least 0 and below 1; got {self.restart!r}. Use CD for no memory at all."
+            )
         if self.start not in ("random", "data"):
             raise SettingError(f"`start` must be 'random' or 'data'; got {self.start!r}.")
 
@@ -168,9 +174,15 @@ class PCD(Objective):
 def _check_settings(n_steps: Any, penalty: Any) -> None:
     if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
         raise SettingError(f"`n_steps` must be a whole number of at least 1; got {n_steps!r}.")
-    if isinstance(penalty, bool) or not isinstance(penalty, (int, float)) or not (math.isfinite(penalty) and penalty >= 0):
+    if (
+        isinstance(penalty, bool)
+        or not isinstance(penalty, (int, float))
+        or not (math.isfinite(penalty) and penalty >= 0)
+    ):
         raise SettingError(f"`penalty` must be finite and not negative; got {penalty!r}.")
 
 
 register(ObjectiveSpec("cd", CD, "contrastive divergence from the data", "Hinton 2002", needs_sampler=True))
-register(ObjectiveSpec("pcd", PCD, "contrastive divergence from persistent chains", "Tieleman 2008", needs_sampler=True))
+register(
+    ObjectiveSpec("pcd", PCD, "contrastive divergence from persistent chains", "Tieleman 2008", needs_sampler=True)
+)

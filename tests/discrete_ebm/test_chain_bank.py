@@ -43,7 +43,8 @@ def test_chains_are_written_back_to_the_rows_they_came_from():
 
 
 def test_every_row_is_drawn_equally_often():
-    # n = 20,000 draws of 4 of 20 rows; a row's count is binomial(20000, 0.2). |z| <= 5.4: false failure 1e-6 over 20 rows.
+    # n = 20,000 draws of 4 of 20 rows; a row's count is binomial(20000, 0.2). |z| <= 5.4: false failure
+    # 1e-6 over 20 rows.
     bank, _ = numbered()
     counts = torch.zeros(20)
     g = generator(2)

@@ -97,13 +97,14 @@ def test_sampling_leaves_parameters_gradients_flags_and_mode_alone():
     before = {name: value.clone() for name, value in energy.state_dict().items()}
     de.sample(energy, sampler="gwg", **SHORT)
     assert all(p.grad is None for p in energy.parameters())
-    assert [p.requires_grad for p in energy.parameters()][0] is False
+    assert next(energy.parameters()).requires_grad is False
     assert energy.training
     assert all(torch.equal(before[name], value) for name, value in energy.state_dict().items())
 
 
 def test_the_law_is_the_energys():
-    # n = 4,000 independent chains, 1 draw each after 30 sweeps of a small lattice. |z| <= 5.61: false failure 1e-6 for 50.
+    # n = 4,000 independent chains, 1 draw each after 30 sweeps of a small lattice. |z| <= 5.61: false
+    # failure 1e-6 for 50 such numbers.
     energy = de.energies.Ising.lattice((2, 3), coupling=0.3, field=0.2)
     chains = de.sample(energy, sampler="gibbs", n_chains=4000, n_steps=30, burn_in=29, seed=5)
     states = energy.space.enumerate()

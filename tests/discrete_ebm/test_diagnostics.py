@@ -54,7 +54,7 @@ def test_ess_and_rhat_agree_with_arviz_to_1e_6(name, draws):
 
 
 def test_every_quantity_is_treated_alone_and_in_chunks_alike(monkeypatch):
-    columns = [draws for name, draws in cases() if name in ("anti-correlated",)][0]
+    columns = next(draws for name, draws in cases() if name == "anti-correlated")
     many = torch.stack([columns, ar1(400, 4, 0.5, 8), ar1(400, 4, 0.99, 9)], dim=-1).reshape(400, 4, 3, 1)
     together = ess(many)
     assert together.shape == (3, 1)

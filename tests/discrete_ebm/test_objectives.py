@@ -1,4 +1,4 @@
-"""Promise 14: gradients of CD and PCD are those of the exact KL when negatives are exact; and the objectives' registry."""
+"""Promise 14: gradients of CD and PCD are those of the exact KL when negatives are exact; the objectives' registry."""
 
 from dataclasses import dataclass
 
@@ -49,8 +49,9 @@ MODELS = dict(models())
 
 def gradients(energy, loss):
     found = torch.autograd.grad(loss, list(energy.parameters()), allow_unused=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten()
-                      for g, p in zip(found, energy.parameters(), strict=True)])
+    return torch.cat(
+        [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(found, energy.parameters(), strict=True)]
+    )
 
 
 def z_scores(energy, objective, seed=0):
@@ -61,8 +62,9 @@ def z_scores(energy, objective, seed=0):
     energies = evaluate_energy(energy, states)
     # KL(data || model) = const + mean E(data) + log Z
     exact = gradients(energy, evaluate_energy(energy, data).mean() + (-energies).logsumexp(0))
-    each = torch.stack([gradients(energy, value) for value in
-                        [evaluate_energy(energy, state[None])[0] for state in states]])  # (states, parameters)
+    each = torch.stack(
+        [gradients(energy, value) for value in [evaluate_energy(energy, state[None])[0] for state in states]]
+    )  # (states, parameters)
     p = torch.softmax(-energies.detach(), 0)[:, None]
     variance = (p * each**2).sum(0) - (p * each).sum(0) ** 2
     batch = data.repeat(N_DRAWS // 200, *[1] * len(energy.space.shape))
@@ -175,7 +177,9 @@ def test_the_registry_lists_builds_and_suggests():
         de.objectives.register(de.objectives.spec("cd"))
 
 
-@pytest.mark.parametrize("settings", [{"n_steps": 0}, {"penalty": -1.0}, {"bank_size": 0}, {"restart": 1.0}, {"start": "x"}])
+@pytest.mark.parametrize(
+    "settings", [{"n_steps": 0}, {"penalty": -1.0}, {"bank_size": 0}, {"restart": 1.0}, {"start": "x"}]
+)
 def test_bad_settings_are_refused_with_a_sentence(settings):
     with pytest.raises(SettingError, match=next(iter(settings))):
         PCD(**settings)

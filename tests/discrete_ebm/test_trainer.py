@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 import discrete_ebm as de
-from discrete_ebm.errors import CapabilityError, CheckpointError, DataError, DivergenceError, NonFiniteEnergyError, SettingError
+from discrete_ebm.errors import (
+    CapabilityError,
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    NonFiniteEnergyError,
+    SettingError,
+)
 from discrete_ebm.guards import Guard
 from discrete_ebm.objectives import CD, PCD, Objective, ObjectiveOutput
 from discrete_ebm.trainer import Batches, Trainer
@@ -29,8 +36,18 @@ def learn_ising(seed):
     data = truth.sample(20_000, seed=seed)
     model = de.energies.Ising(torch.zeros(8, 8))
     began = time.process_time()
-    fitted = de.fit(model, data, PCD(sampler="gibbs", n_steps=1, bank_size=1000), n_iterations=800, batch_size=500, lr=0.02,
-                    seed=seed, decay="linear", ema=0.99, progress=False)
+    fitted = de.fit(
+        model,
+        data,
+        PCD(sampler="gibbs", n_steps=1, bank_size=1000),
+        n_iterations=800,
+        batch_size=500,
+        lr=0.02,
+        seed=seed,
+        decay="linear",
+        ema=0.99,
+        progress=False,
+    )
     seconds = time.process_time() - began
     start = truth.kl(de.evaluate.exact(de.energies.Ising(torch.zeros(8, 8))))
     return start, truth.kl(de.evaluate.exact(fitted.energy)), truth.kl(de.evaluate.exact(fitted.ema)), seconds
@@ -52,7 +69,9 @@ def small(seed=0):
     return energy, de.evaluate.exact(de.energies.BernoulliRBM(6, 3, scale=1.5, seed=9)).sample(400, seed=1)
 
 
-@pytest.mark.parametrize("objective", [CD(sampler="block-gibbs", n_steps=1), PCD(sampler="gwg", n_steps=2, bank_size=100)])
+@pytest.mark.parametrize(
+    "objective", [CD(sampler="block-gibbs", n_steps=1), PCD(sampler="gwg", n_steps=2, bank_size=100)]
+)
 def test_the_same_seed_gives_the_same_bits_and_the_global_generator_is_untouched(objective):
     results = []
     before = torch.get_rng_state()
@@ -123,8 +142,16 @@ def test_ema_averages_parameters_and_copies_buffers():
     _, data = small()
     mean = energy.fn.layer.weight.detach().clone()
     seen = []
-    fitted = de.fit(energy, data, CD(sampler="gibbs"), n_iterations=20, lr=0.05, ema=0.9, **QUIET,
-                    callbacks=[lambda trainer, terms: seen.append(trainer.energy.fn.layer.weight.detach().clone())])
+    fitted = de.fit(
+        energy,
+        data,
+        CD(sampler="gibbs"),
+        n_iterations=20,
+        lr=0.05,
+        ema=0.9,
+        **QUIET,
+        callbacks=[lambda trainer, terms: seen.append(trainer.energy.fn.layer.weight.detach().clone())],
+    )
     for n, value in enumerate(seen, start=1):
         mean += (1 - min(0.9, n / (n + 9))) * (value - mean)
     assert torch.allclose(fitted.ema.fn.layer.weight, mean, atol=1e-6)
@@ -185,8 +212,15 @@ def test_a_bad_update_stops_training_names_the_cause_and_leaves_no_trace(how, er
     _, data = small()
     after = []
     with pytest.raises(error, match=words):
-        de.fit(energy, data, Poison(how), n_iterations=10, lr=0.05, **QUIET,
-               callbacks=[lambda trainer, terms: after.append(parameters_of(trainer.energy))])
+        de.fit(
+            energy,
+            data,
+            Poison(how),
+            n_iterations=10,
+            lr=0.05,
+            **QUIET,
+            callbacks=[lambda trainer, terms: after.append(parameters_of(trainer.energy))],
+        )
     assert len(after) == 2  # stopped in the same update
     assert same(energy, after[-1])
     assert all(p.grad is None for p in energy.parameters())
@@ -264,15 +298,23 @@ def test_ctrl_c_in_the_middle_of_an_update_leaves_the_last_whole_one():
         raise KeyboardInterrupt
 
     after = []
-    fitted = de.fit(energy, data, Poison(stop), n_iterations=10, **QUIET,
-                    callbacks=[lambda trainer, terms: after.append(parameters_of(trainer.energy))])
+    fitted = de.fit(
+        energy,
+        data,
+        Poison(stop),
+        n_iterations=10,
+        **QUIET,
+        callbacks=[lambda trainer, terms: after.append(parameters_of(trainer.energy))],
+    )
     assert fitted.interrupted
     assert same(energy, after[-1])
 
 
 def test_callbacks_and_time_limits_end_a_training_early():
     energy, data = small()
-    fitted = de.fit(energy, data, CD(), n_iterations=50, callbacks=[lambda trainer, terms: trainer.iteration == 4], **QUIET)
+    fitted = de.fit(
+        energy, data, CD(), n_iterations=50, callbacks=[lambda trainer, terms: trainer.iteration == 4], **QUIET
+    )
     assert len(fitted.history["loss"]) == 4
     assert not fitted.interrupted
     limited = de.fit(energy, data, CD(), n_iterations=10**6, max_seconds=0.3, decay="linear", **QUIET)
@@ -295,7 +337,12 @@ def test_output_holds_what_evaluate_needs(tmp_path):
     fitted = de.fit(energy, data, "cd", n_iterations=3, output=tmp_path / "a" / "run", **QUIET)
     folder = fitted.output
     assert {path.name for path in folder.iterdir()} == {
-        "energy.safetensors", "ema.safetensors", "chains.safetensors", "history.csv", "run.json"}
+        "energy.safetensors",
+        "ema.safetensors",
+        "chains.safetensors",
+        "history.csv",
+        "run.json",
+    }
     rows = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
     assert [float(row["loss"]) for row in rows] == fitted.history["loss"]
     assert json.loads((folder / "run.json").read_text())["iterations"] == 3
@@ -349,7 +396,11 @@ def test_data_of_another_kind_goes_to_the_objective_as_it_is():
         ({"objective": 3}, SettingError, "`objective` must be an Objective"),
         ({"objective": "pdc"}, de.errors.RegistryError, "pcd"),
         ({"objective": CD(sampler="langevin")}, SettingError, "For this space"),
-        ({"energy": de.from_callable(lambda e: e.sum(-1), de.Binary(6))}, SettingError, "parameters that require gradients"),
+        (
+            {"energy": de.from_callable(lambda e: e.sum(-1), de.Binary(6))},
+            SettingError,
+            "parameters that require gradients",
+        ),
         ({"energy": 3}, CapabilityError, "`energy`"),
         ({"device": "abacus"}, SettingError, "`device`"),
     ],
