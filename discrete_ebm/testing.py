@@ -97,7 +97,7 @@ def check_sampler(
     Args:
         sampler: a name, or a :class:`SamplerSpec` (it need not be registered).
         seed: of all random numbers.
-        quick: 40,000 chains for each law (a quarter for light targets); False runs 200,000.
+        quick: 40,000 chains for each law (a quarter for lighter targets); False runs 200,000.
         targets: laws to use instead of the built-in ones; needed for spaces that this package does not know.
         settings: for ``spec.build``.
     Returns:
@@ -120,7 +120,7 @@ def check_sampler(
     n_draws = 40_000 if quick else 200_000
     for target in targets:
         try:
-            n = n_draws // 4 if target.light else n_draws
+            n = n_draws // 4 if target.depth == "light" else n_draws
             check_target(Subject(row, kernel, lambda: row.build(**settings), target, seed, n), findings)
         except CapabilityError as refusal:
             skipped.append((target.name, str(refusal)))

@@ -19,23 +19,25 @@ def chi_square_p(statistic: float, df: int) -> float:
 
 
 def goodness_of_fit(counts: Tensor, probabilities: Tensor, smallest: float = 10.0) -> float:
-    """p-value of counts (S,) against probabilities (S,); cells expecting fewer than ``smallest`` are pooled.
+    """p-value of counts (S,) against probabilities (S,).
 
-    A count where the probability is exactly 0 gives p = 0.
+    Cells expecting fewer than ``smallest`` are pooled; a pool that still expects fewer is tested by its exact Poisson
+    tail instead, so that visits to states of almost no probability are seen. A count where it is 0 gives p = 0.
     """
     counts, probabilities = counts.double(), probabilities.double()
     if bool((counts[probabilities == 0] > 0).any()):
         return 0.0
     expected = probabilities / probabilities.sum() * counts.sum()
     common = expected >= smallest
-    observed = torch.cat([counts[common], counts[~common].sum()[None]])
-    wanted = torch.cat([expected[common], expected[~common].sum()[None]])
-    if float(wanted[-1]) < smallest and len(wanted) > 1:  # the pool itself is too rare: it joins the rarest cell
-        rarest = int(wanted[:-1].argmin()) if len(wanted) > 1 else 0
-        observed[rarest] += observed[-1]
-        wanted[rarest] += wanted[-1]
-        observed, wanted = observed[:-1], wanted[:-1]
-    return chi_square_p(float(((observed - wanted) ** 2 / wanted).sum()), len(wanted) - 1)
+    observed, wanted = counts[common], expected[common]
+    seen, rare = counts[~common].sum(), expected[~common].sum()
+    tail = 1.0
+    if float(rare) >= smallest:
+        observed, wanted = torch.cat([observed, seen[None]]), torch.cat([wanted, rare[None]])
+    elif float(seen) > 0:
+        tail = float(torch.special.gammainc(seen, rare))  # P(Poisson(rare) ≥ seen)
+    wanted = wanted * observed.sum() / wanted.sum()
+    return min(1.0, 2 * chi_square_p(float(((observed - wanted) ** 2 / wanted).sum()), len(wanted) - 1), 2 * tail)
 
 
 def symmetry(pairs: Tensor, smallest: float = 20.0) -> float:

@@ -130,14 +130,17 @@ def gibbs_random(energy: np.ndarray, radices: Sequence[int], beta: float, free: 
     return np.linalg.matrix_power(one, n)
 
 
-def rbm_alternation(weight: np.ndarray, visible: np.ndarray, hidden: np.ndarray, beta: float) -> np.ndarray:
-    """h ~ p_β(h | v), v′ ~ p_β(v′ | h), then Metropolis–Hastings towards exp(−βF) (Hastings 1970)."""
-    v = states([2] * len(visible)).astype(float)
+def rbm_alternation(weight: np.ndarray, visible: np.ndarray, hidden: np.ndarray, beta: float,
+                    free: Sequence[int] | None = None) -> np.ndarray:
+    """h ~ p_β(h | v), v′ ~ p_β(v′ | h, clamped v), then Metropolis–Hastings towards exp(−βF) (Hastings 1970)."""
+    v = states([2] * len(visible))
     h = states([2] * len(hidden)).astype(float)
     joint = np.exp(beta * (v @ visible)[:, None] + beta * (h @ hidden)[None, :] + beta * v @ weight @ h.T)
-    proposal = (joint / joint.sum(1, keepdims=True)) @ (joint / joint.sum(0, keepdims=True)).T
-    target = boltzmann(rbm(v.astype(int), weight, visible, hidden), beta)
-    return metropolis(proposal, target)
+    kept = [i for i in range(len(visible)) if free is not None and i not in free]
+    same = (v[:, None, kept] == v[None, :, kept]).all(-1).astype(float)  # (v, v′) agree on the clamped visibles
+    hidden_given = joint / joint.sum(1, keepdims=True)  # (v, h)
+    proposal = np.einsum("vh,vw,wh->vw", hidden_given / (same @ joint), same, joint)
+    return metropolis(proposal, boltzmann(rbm(v, weight, visible, hidden), beta))
 
 
 # -- Metropolis–Hastings and Gibbs-with-Gradients -------------------------------------------------------------------

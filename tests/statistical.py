@@ -13,24 +13,27 @@ from scipy.optimize import brentq
 
 
 def chi_square(counts: np.ndarray, law: np.ndarray, smallest: float = 10.0) -> tuple[float, int]:
-    """(p-value, cells) of counts against a law; rare cells are pooled; p = 0 where the law is 0 and the count is not."""
+    """(p-value, cells) of counts against a law; a count where the law is 0 gives p = 0.
+
+    Rare cells are pooled; if the pool is still rare its Poisson tail is tested instead, so that leaks into states of
+    almost no probability are seen (the smaller p-value counts, doubled).
+    """
     counts, law = np.asarray(counts, float), np.asarray(law, float)
     if counts[law <= 1e-15].sum() > 0:
         return 0.0, 1
-    counts, law = counts[law > 1e-15], law[law > 1e-15]
     expected = law / law.sum() * counts.sum()
-    order = np.argsort(-expected)
-    counts, expected = counts[order], expected[order]
-    keep = max(1, int((expected >= smallest).sum()))
-    if expected[keep:].sum() < smallest and keep > 0:  # the pool itself would be too rare
-        counts = np.append(counts[: keep - 1], counts[keep - 1:].sum())
-        expected = np.append(expected[: keep - 1], expected[keep - 1:].sum())
-    else:
-        counts = np.append(counts[:keep], counts[keep:].sum())
-        expected = np.append(expected[:keep], expected[keep:].sum())
-    if len(counts) == 1:
-        return 1.0, 1
-    return float(stats.chi2.sf(((counts - expected) ** 2 / expected).sum(), len(counts) - 1)), len(counts)
+    common = expected >= smallest
+    observed, wanted, tail = counts[common], expected[common], 1.0
+    seen, rare = counts[~common].sum(), expected[~common].sum()
+    if rare >= smallest:
+        observed, wanted = np.append(observed, seen), np.append(wanted, rare)
+    elif seen > 0:
+        tail = float(stats.poisson.sf(seen - 1, rare))
+    wanted = wanted * observed.sum() / wanted.sum()
+    if len(observed) == 1:
+        return min(1.0, 2 * tail), 1
+    p = float(stats.chi2.sf(((observed - wanted) ** 2 / wanted).sum(), len(observed) - 1))
+    return min(1.0, 2 * p, 2 * tail), len(observed)
 
 
 def detectable_tv(cells: int, n: int, alpha: float, miss: float = 1e-3) -> float:
