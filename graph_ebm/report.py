@@ -257,7 +257,8 @@ def _by_move(acceptance: Any, length: int) -> dict[str, list[float]]:
 
 
 def _trace_curves(trace: Mapping[str, Any]) -> list[dict[str, Any]]:
-    steps = _numbers(trace.get("step", ()))
+    length = max((len(v) for v in trace.values() if isinstance(v, Sequence | np.ndarray)), default=0)
+    steps = _numbers(trace.get("step", range(length)))
     if steps is None or len(steps) < 2:
         return []
     out = []

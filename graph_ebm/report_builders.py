@@ -103,6 +103,7 @@ def optimization_report(
     rows, figures = rows_of(result.molecules), dict(getattr(result, "figures", None) or {})
     words = [describe_target(t) for t in targets]
     names = [getattr(t, "name", str(t)) for t in targets]
+    before, after = (_by_name(side, names) for side in (result.before, result.after))
     headline = _hit_headline(figures) + share_headlines(evaluation)
     if seconds is not None:
         headline.append((duration(seconds), "wall clock, training and sampling"))
@@ -110,7 +111,7 @@ def optimization_report(
     return Report(
         title=f"Molecules with {_join(words)}",
         kind="graph-ebm optimize",
-        summary=_summary(result, names, len(rows)),
+        summary=_summary(before, after, names, len(rows)),
         command=command,
         asked=[*(("Target", word) for word in words), *asked],
         headline=headline[:6],
@@ -119,8 +120,8 @@ def optimization_report(
         training=training,
         start=start,
         keep=keep,
-        comparisons=comparisons(result.before, result.after, targets),
-        history=getattr(result, "history", None) or {},
+        comparisons=comparisons(before, after, targets),
+        history=_mapping(getattr(result, "history", None)),
         trace=_mapping(getattr(generated, "trace", None)),
         acceptance=_mapping(getattr(generated, "acceptance", getattr(result, "acceptance", None))),
         evaluation=evaluation,
@@ -136,8 +137,16 @@ def _scalar(value: Any) -> bool:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    """A trace or acceptance table as a plain mapping; anything else is left out of the page."""
-    return dict(value) if isinstance(value, Mapping) else {}
+    """Curves as columns: a mapping as it is, a list of rows turned around, one bare sequence as the energy."""
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return {str(k): v.tolist() if hasattr(v, "tolist") else v for k, v in value.items()}
+    items = value.tolist() if hasattr(value, "tolist") else list(value)
+    if all(isinstance(row, Mapping) for row in items):
+        names = dict.fromkeys(name for row in items for name in row)
+        return {str(name): [row.get(name) for row in items] for name in names}
+    return {"energy": items}
 
 
 def _join(words: Sequence[str]) -> str:
@@ -155,15 +164,22 @@ def _hit_headline(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(f"{100 * hit:.1f} %", "of all samples reach the target")]
 
 
-def _summary(result: Any, names: Sequence[str], n: int) -> str:
+def _by_name(side: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Property arrays by name; one bare array belongs to the one target."""
+    if side is None:
+        return {}
+    if not isinstance(side, Mapping):
+        side = dict(zip(names, [side] if len(names) == 1 else side, strict=False))
+    return {str(name): _array(values) for name, values in side.items()}
+
+
+def _summary(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], names: Sequence[str], n: int) -> str:
     parts = []
     for name in names:
-        if name not in result.after or name not in result.before:
-            continue
-        before, after = _array(result.before[name]), _array(result.after[name])
-        before, after = before[np.isfinite(before)], after[np.isfinite(after)]
-        if len(before) and len(after):
-            parts.append(f"mean {name} {show(float(after.mean()))} against {show(float(before.mean()))}")
+        old, new = (side.get(name, np.zeros(0)) for side in (before, after))
+        old, new = old[np.isfinite(old)], new[np.isfinite(new)]
+        if len(old) and len(new):
+            parts.append(f"mean {name} {show(float(new.mean()))} against {show(float(old.mean()))}")
     sentence = f"{n:,} new molecules, drawn by a sampler from energies that were trained on real ones"
     return f"{sentence}: {_join(parts)} in the training data." if parts else f"{sentence}."
 
@@ -190,7 +206,7 @@ def training_report(
     files: Sequence[tuple[str, str]] = (),
 ) -> Report:
     """The report of ``train``: the learning curves, honest ones first, and the settings."""
-    history = getattr(model, "history", None) or {}
+    history = _mapping(getattr(model, "history", None))
     headline = [(duration(seconds), "of training, wall clock")] if seconds is not None else []
     for key, label in (("gap", "energy gap at the end, nats"), ("distance", "distance of fresh samples at the end")):
         values = [v for v in history.get(key, ()) if isinstance(v, (int, float)) and math.isfinite(v)]

@@ -215,7 +215,8 @@ def _diversity(
     if len(used) < len(valid) or len(against) < len(known.unique):
         caveats.append(
             f"Comparisons of fingerprints and properties use {len(used):,} of {len(valid):,} samples and "
-            f"{len(against):,} of {len(known.unique):,} known molecules; a smaller known set lowers the neighbour similarity a little."
+            f"{len(against):,} of {len(known.unique):,} known molecules; "
+            "fewer known molecules lower the neighbour similarity a little."
         )
     bits, frames = similarity.fingerprints(used), similarity.scaffolds(unique)
     ringed = [s for s in frames if s]

@@ -275,3 +275,20 @@ def test_other_endings_and_missing_smiles_are_refused(tmp_path):
         write_molecules(tmp_path / "m.csv", [{"x": 1}])
     with pytest.raises(DataError, match="row 1"):
         write_molecules(tmp_path / "m.sdf", [{"smiles": "C1CC"}])
+
+
+def test_results_of_other_forms_become_reports_too():
+    """One bare array a side, histories as rows, traces as tensors: what a user's own code may hold."""
+    result = SimpleNamespace(
+        molecules=[{"smiles": "CCO", "qed": None}],
+        history=[{"seconds": 0.0, "gap": 1.0}, {"seconds": 1.0, "gap": 0.5, "extra": "x"}],
+        before=np.full(10, 0.5),
+        after=torch.linspace(0.5, 0.9, 5),
+        figures=None,
+        caveats=None,
+        generated=SimpleNamespace(trace=torch.tensor([3.0, 2.0, 1.0]), acceptance={"retype": torch.tensor(0.25)}),
+    )
+    html = render(optimization_report(result, [_Target("qed", "range", 0.6, None)]))
+    check(html)
+    for text in ("qed at least 0.6", "Energy gap", "sampling step", "25.0 %", "mean qed 0.700 against 0.500"):
+        assert text in html, text
