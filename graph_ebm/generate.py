@@ -1,0 +1,228 @@
+"""Draw molecules from a trained energy: fresh chains, chains from given molecules, or with a part kept fixed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from discrete_ebm.errors import MoleculeError, NonFiniteEnergyError, SettingError
+from discrete_ebm.samplers.base import ChainState
+from graph_ebm.energies import ComposedEnergy
+from graph_ebm.graphs import MoleculeSet, from_smiles
+from graph_ebm.moves import MolecularKernel
+from graph_ebm.moves.tables import permute
+from graph_ebm.space import MolecularSpace
+from graph_ebm.training import MolecularModel, single_atoms
+
+__all__ = ["Generated", "clamp_substructure", "generate", "run_chains", "starting_states"]
+
+
+@dataclass
+class Generated:
+    """Molecules drawn: one per chain, all of them, in no order; nothing was filtered.
+
+    ``x`` (n, V, V) int8, ``energy`` (n,), ``smiles``, ``acceptance`` by move, ``trace`` (lists by name over ``step``),
+    ``expert_energies`` where the energy is a composition, ``interrupted``.
+    """
+
+    x: Tensor
+    space: MolecularSpace
+    energy: Tensor
+    acceptance: dict[str, float]
+    trace: dict[str, list[float]]
+    settings: dict[str, Any] = field(default_factory=dict)
+    expert_energies: dict[str, Tensor] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def molecules(self) -> MoleculeSet:
+        """The draws as a MoleculeSet (built once)."""
+        if not hasattr(self, "_molecules"):
+            self._molecules = MoleculeSet(self.x.cpu(), self.space)
+        return self._molecules
+
+    @property
+    def smiles(self) -> list[str]:
+        """Canonical SMILES, one per draw."""
+        return self.molecules.smiles
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def table(self) -> dict[str, Any]:
+        """Columns smiles, heavy_atoms, energy (nats) and one per expert."""
+        experts = {f"energy_{name}": values.tolist() for name, values in self.expert_energies.items()}
+        return {**self.molecules.table(), "energy": self.energy.tolist(), **experts}
+
+    def grid(self, n: int = 20, columns: int = 5) -> str:
+        """Drawings of the first n molecules as SVG text."""
+        return self.molecules.grid(n, columns)
+
+
+def starting_states(space: MolecularSpace, n: int, start: list[str] | None, device: torch.device | str) -> Tensor:
+    """n starting states: single atoms, or the given SMILES in turn.
+
+    Raises:
+        MoleculeError: a starting molecule cannot be read or does not fit the space.
+    """
+    if not start:
+        return single_atoms(space, n, device)
+    molecules, rejected = from_smiles(start, vocabulary=space.vocabulary, max_atoms=space.max_atoms)
+    if len(rejected):
+        first = next(iter(rejected))
+        raise MoleculeError(
+            f"every starting molecule must fit the model (types {', '.join(space.vocabulary.names)}, at most "
+            f"{space.max_atoms} atoms); got {first.text!r}: {first.reason}. Leave it out or train on such molecules."
+        )
+    return molecules.x.to(device)[torch.arange(n, device=device) % len(molecules)]
+
+
+def clamp_substructure(space: MolecularSpace, x: Tensor, smarts: str) -> tuple[Tensor, Tensor]:
+    """Put the atoms that match a SMARTS into the first slots and clamp them and the bonds among them.
+
+    Returns:
+        (states (C, V, V), clamp (C, V, V) bool). Kept atoms never leave their slots: removals move later atoms only.
+    Raises:
+        MoleculeError: a state does not contain the substructure.
+    """
+    from rdkit import Chem
+
+    pattern = Chem.MolFromSmarts(smarts)
+    if pattern is None or pattern.GetNumAtoms() == 0:
+        raise MoleculeError(f"`keep` must be a SMARTS; got {smarts!r}. Try e.g. 'c1ccccc1'.")
+    orders, sizes = [], []
+    v = space.max_atoms
+    for mol in MoleculeSet(x.cpu(), space).mols():
+        match = mol.GetSubstructMatch(pattern)
+        if not match:
+            raise MoleculeError(
+                f"every starting molecule must contain {smarts!r}; got {Chem.MolToSmiles(mol)}. "
+                "Give starting molecules that do (start=[...])."
+            )
+        orders.append([*match, *(i for i in range(v) if i not in set(match))])
+        sizes.append(len(match))
+    arranged = permute(x, torch.tensor(orders, device=x.device))
+    inside = torch.arange(v, device=x.device)[None, :] < torch.tensor(sizes, device=x.device)[:, None]
+    return arranged, inside[:, :, None] & inside[:, None, :]
+
+
+def run_chains(
+    energy: Any, kernel: MolecularKernel, x: Tensor, n_steps: int, *, generator: torch.Generator,
+    beta: float | Tensor = 1.0, clamp: Tensor | None = None, progress: bool = True, label: str = "sampling",
+    trace_points: int = 40,
+) -> tuple[ChainState, dict[str, float], dict[str, list[float]], bool]:  # fmt: skip
+    """Run the kernel from x: ``(state, acceptance by move, trace, interrupted)``; Ctrl-C keeps the state reached.
+
+    Raises:
+        NonFiniteEnergyError: the energy is NaN at the start or at the end.
+    """
+    state = kernel.init(energy, x, generator=generator)
+    if state.energy.isnan().any():
+        raise NonFiniteEnergyError("the energy of a starting molecule must be a number; got NaN. Train the model again.")
+    seed = generator.initial_seed()
+    tried = dict.fromkeys(kernel.names, 0)
+    accepted: dict[str, Any] = dict.fromkeys(kernel.names, 0.0)
+    trace: dict[str, list[float]] = {"step": [], "mean energy": [], "mean heavy atoms": [], "acceptance": []}
+    every = max(1, n_steps // trace_points)
+    recent: Any = 0.0
+    interrupted = False
+    done = 0
+    try:
+        for done in tqdm(range(1, n_steps + 1), disable=not progress, desc=label, unit="step", leave=False):
+            name = kernel.names[kernel.kind(seed, int(state.step))]
+            state, info = kernel.step(energy, state, generator=generator, beta=beta, clamp=clamp)
+            share = info.accepted.float().mean()
+            tried[name] += 1
+            accepted[name] = accepted[name] + share
+            recent = recent + share
+            if done % every == 0:
+                finite = state.energy[state.energy.isfinite()]
+                trace["step"].append(done)
+                trace["mean energy"].append(float(finite.mean()) if len(finite) else math.nan)
+                trace["mean heavy atoms"].append(float((state.x.diagonal(dim1=1, dim2=2) > 0).sum(1).float().mean()))
+                trace["acceptance"].append(float(recent) / every)
+                recent = 0.0
+    except KeyboardInterrupt:
+        interrupted = True
+    if state.energy.isnan().any():
+        raise NonFiniteEnergyError(f"the energy must stay a number; got NaN after {done} steps. Train the model again.")
+    shares = {name: float(accepted[name]) / tried[name] for name in kernel.names if tried[name]}
+    return state, shares, trace, interrupted
+
+
+def generate(
+    model: MolecularModel,
+    n: int = 1000,
+    *,
+    seed: int = 0,
+    n_steps: int = 2000,
+    start: list[str] | None = None,
+    keep: str | None = None,
+    beta: float | Tensor = 1.0,
+    progress: bool = True,
+    energy: Any = None,
+    chunk: int = 1024,
+) -> Generated:
+    """Draw n molecules, one per chain, each ``n_steps`` steps from its start.
+
+    Args:
+        model: trained by :func:`graph_ebm.train`. energy: another energy of its space (e.g. a composition).
+        start: SMILES to start from, in turn; None = a single atom each, so nothing is copied from the training data.
+        keep: SMARTS of a substructure that every molecule keeps (its atoms and the bonds among them are clamped; new
+            bonds to them are allowed). Without ``start`` the substructure itself, read as SMILES, is the start.
+        beta: inverse temperature, one number or (n,). chunk: chains that run together.
+    Returns:
+        Generated; every molecule is valid and connected by construction.
+    Raises:
+        MoleculeError: a start cannot be used or lacks the substructure. SettingError: n or n_steps below 1.
+    """
+    for name, value in (("n", n), ("n_steps", n_steps)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SettingError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
+    if not isinstance(beta, Tensor) and not 0 <= beta < math.inf:
+        raise SettingError(f"`beta` must be a finite number of at least 0; got {beta!r}.")
+    target = model.energy if energy is None else energy
+    device = next((p.device for p in target.parameters()), torch.device("cpu"))
+    generator = torch.Generator(device=device).manual_seed(seed)
+    kernel = model.kernel
+    if keep is not None and not start:
+        start = [keep]
+    x = starting_states(model.space, n, start, device)
+    clamp = None
+    if keep is not None:
+        x, clamp = clamp_substructure(model.space, x, keep)
+    states, weights, acceptance, traces = [], [], [], []
+    interrupted = False
+    for at in range(0, n, chunk):
+        rows = slice(at, at + chunk)
+        state, shares, trace, interrupted = run_chains(
+            target, kernel, x[rows], n_steps, generator=generator, progress=progress,
+            beta=beta[rows] if isinstance(beta, Tensor) else beta,
+            clamp=None if clamp is None else clamp[rows], label=f"sampling {min(at + chunk, n)}/{n}",
+        )  # fmt: skip
+        states.append(state)
+        weights.append(len(state.x))
+        acceptance.append(shares)
+        traces.append(trace)
+        if interrupted:
+            break
+    drawn = torch.cat([state.x for state in states])
+    names = {name for shares in acceptance for name in shares}
+    merged = {name: sum(w * s.get(name, 0.0) for w, s in zip(weights, acceptance, strict=True)) / sum(weights)
+              for name in kernel.names if name in names}  # fmt: skip
+    experts = {}
+    if isinstance(target, ComposedEnergy):
+        with torch.no_grad():
+            experts = target.expert_energies(drawn)
+    return Generated(
+        drawn, model.space, torch.cat([state.energy for state in states]), merged, traces[0],
+        {"n": n, "seed": seed, "n_steps": n_steps, "keep": keep, "start": start, "beta": beta},
+        experts, interrupted,
+    )  # fmt: skip
+
+

@@ -1,0 +1,333 @@
+"""Train an energy of molecules: the local terms by persistent chains, the network against them, then both together.
+
+Stage ``local``: the linear count energy alone, by persistent chains (seconds to a minute; its law is already close).
+Stage ``contrast``: the network by logistic contrast with draws of the local law; no chain runs on the network.
+Stage ``chains``: everything together by persistent chains that are never restarted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from discrete_ebm import checkpoint
+from discrete_ebm.errors import CheckpointError, DataError, SettingError, SpaceError
+from discrete_ebm.guards import Guard
+from discrete_ebm.samplers.base import ChainState
+from discrete_ebm.trainer import Batches, Trainer
+from graph_ebm.energies import GraphEnergy, LocalEnergy, MolecularEnergy, RelationalEnergy, TransformerEnergy
+from graph_ebm.graphs import MoleculeSet
+from graph_ebm.moves import MolecularKernel, MoveSettings, build_kernel, mine_moves
+from graph_ebm.objectives import MolecularPCD, MoleculeBank, ResidualContrast, fresh_chains
+from graph_ebm.space import MolecularSpace
+
+__all__ = ["MolecularModel", "TrainSettings", "distance_to_data", "load_model", "single_atoms", "train"]
+
+NETWORKS = {"relational": RelationalEnergy, "transformer": TransformerEnergy}
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a molecular energy is trained; the defaults are those of the recorded benchmarks.
+
+    Args:
+        network: "relational", "transformer" or None (local terms alone). hidden, layers: its size.
+        shares: parts of the time for the stages local, contrast and chains.
+        n_chains: persistent chains. batch: data rows and moved chains of an update. n_steps: kernel steps of an update.
+        lr_local, lr_contrast: Adam's step sizes of the first two stages; lr_chains: of (local, network) in the third.
+        ema: decay of the averaged copy that is kept. clip: largest gradient norm of the network's updates.
+        penalty: weight of the energies' variance, 1/nats.
+    """
+
+    network: str | None = "relational"
+    hidden: int = 64
+    layers: int = 4
+    shares: tuple[float, float, float] = (0.25, 0.30, 0.45)
+    n_chains: int = 1024
+    batch: int = 512
+    n_steps: int = 20
+    lr_local: float = 0.03
+    lr_contrast: float = 1e-3
+    lr_chains: tuple[float, float] = (3e-3, 3e-4)
+    ema: float = 0.99
+    clip: float = 5.0
+    penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.network is not None and self.network not in NETWORKS:
+            raise SettingError(f"`network` must be one of {', '.join(NETWORKS)} or None; got {self.network!r}.")
+        if len(self.shares) != 3 or min(self.shares) < 0 or sum(self.shares) <= 0:
+            raise SettingError(f"`shares` must be three non-negative numbers with a positive sum; got {self.shares}.")
+
+
+@dataclass
+class MolecularModel:
+    """A trained energy with what its sampler needs.
+
+    ``energy`` (averaged parameters), ``space``, ``moves`` (mined from the training data), ``history`` (equal-length
+    lists: seconds, stage, gap, acceptance by move, distance of fresh chains, …), ``settings``, ``interrupted``.
+    """
+
+    energy: GraphEnergy
+    space: MolecularSpace
+    moves: MoveSettings
+    history: dict[str, list[Any]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
+    chains: Tensor | None = None
+
+    @property
+    def kernel(self) -> MolecularKernel:
+        """The molecular kernel with the moves of this model."""
+        return build_kernel(self.moves)
+
+    def to(self, device: str | torch.device) -> MolecularModel:
+        """The same model with its energy on a device."""
+        return replace(self, energy=self.energy.to(device))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write model.safetensors (parameters and moves) and config.json; each appears whole or not at all."""
+        folder = checkpoint.make_folder(folder)
+        tensors = {f"energy.{name}": value for name, value in self.energy.state_dict().items()}
+        tensors |= {f"moves.{name}": value for name, value in self.moves.tensors().items()}
+        config = {
+            "kind": "graph_ebm.MolecularModel", "schema": 1, "space": self.space.to_dict(),
+            "energy": self.energy.to_dict(), "settings": self.settings,
+        }  # fmt: skip
+        checkpoint.save_tensors(tensors, folder / "model.safetensors", config)
+        checkpoint.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        return folder
+
+
+def load_model(folder: str | Path) -> MolecularModel:
+    """Load what :meth:`MolecularModel.save` (or a ``graph-ebm train`` / ``optimize`` run) wrote.
+
+    Raises:
+        CheckpointError: the folder has no readable model.
+    """
+    tensors, config = checkpoint.load_tensors(Path(folder) / "model.safetensors")
+    if config.get("kind") != "graph_ebm.MolecularModel" or config.get("schema") != 1:
+        raise CheckpointError(
+            f"{folder} must hold a molecular model of schema 1; got {config.get('kind')!r}, schema "
+            f"{config.get('schema')!r}. Train it again with this version."
+        )
+    energy = GraphEnergy.from_dict(config["energy"])
+    parts = {prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+             for prefix in ("energy.", "moves.")}  # fmt: skip
+    energy.load_state_dict(parts["energy."])
+    moves = MoveSettings.from_tensors(parts["moves."])
+    return MolecularModel(energy, energy.space, moves, settings=config.get("settings", {}))
+
+
+def single_atoms(space: MolecularSpace, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """n states (n, V, V) of one carbon atom each (of the first type where the vocabulary has no carbon)."""
+    x = torch.zeros(n, space.max_atoms, space.max_atoms, dtype=torch.int8, device=device)
+    types = space.vocabulary.types
+    x[:, 0, 0] = types.index(("C", 0)) + 1 if ("C", 0) in types else 1
+    return x
+
+
+def distance_to_data(local: LocalEnergy, x: Tensor, data: dict[str, Tensor]) -> float:
+    """Mean total variation between the atom, bond, size and ring histograms of states x and of data.
+
+    ``data`` comes from :func:`data_histograms`. In [0, 1]; 0 = equal histograms.
+    """
+    own = data_histograms(local, x)
+    return sum(float(0.5 * (own[name] - data[name]).abs().sum()) for name in data) / len(data)
+
+
+def data_histograms(local: LocalEnergy, x: Tensor) -> dict[str, Tensor]:
+    """Normalised histograms of the local features of states x, by table."""
+    counts = torch.stack([local.feature_counts(part).sum(0) for part in x.split(1024)]).sum(0)
+    names = ["atom", "bond", "size"] + (["ring_count"] if local.layout.rings else [])
+    tables = {name: local.layout.view(counts, name).flatten() for name in names}
+    return {name: table / table.sum().clamp_min(1) for name, table in tables.items()}
+
+
+class _Recorder:
+    """Rows of the history, a bounded number of them, and an audit by chains that never saw the training data."""
+
+    def __init__(self, model: MolecularModel, data: Tensor, seconds: float, generator: torch.Generator, bar: Any) -> None:
+        self.model, self.generator, self.bar = model, generator, bar
+        self.began = time.perf_counter()
+        self.every = seconds / 120
+        self.audit_every = seconds / 15
+        self.last = self.last_audit = -1e9
+        self.stage = ""
+        energy = model.energy
+        self.local = next((m for m in energy.modules() if isinstance(m, LocalEnergy)), None)
+        self.data = None if self.local is None else data_histograms(self.local, data[:8192])
+        self.fresh: ChainState | None = None
+
+    def __call__(self, trainer: Trainer, terms: dict[str, float]) -> bool:
+        now = time.perf_counter() - self.began
+        self.bar.n = round(now, 1)
+        self.bar.set_postfix_str(f"{self.stage}: " + ", ".join(
+            f"{key} {terms[key]:.3g}" for key in ("gap", "accuracy", "acceptance") if key in terms), refresh=False)  # fmt: skip
+        self.bar.update(0)
+        if now - self.last < self.every:
+            return False
+        self.last = now
+        distance = float("nan")
+        if self.stage != "contrast" and now - self.last_audit >= self.audit_every:
+            self.last_audit = now
+            distance = self._audit(trainer.ema if trainer.ema is not None else trainer.energy)
+        state = trainer.state
+        row = {
+            "seconds": now, "stage": self.stage, "gap": terms.get("gap", float("nan")), "distance": distance,
+            "acceptance": state.acceptance() if isinstance(state, MoleculeBank) else {},
+            "mean_atoms": terms.get("mean_atoms", float("nan")), "energy_sd": terms.get("energy_sd", float("nan")),
+            "accuracy": terms.get("accuracy", float("nan")),
+        }  # fmt: skip
+        for key, value in row.items():
+            self.model.history.setdefault(key, []).append(value)
+        return False
+
+    def _audit(self, energy: Any, n_chains: int = 128, n_steps: int = 60) -> float:
+        """Distance to the data of chains that started from single atoms and have run since, under today's energy."""
+        if self.local is None or self.data is None:
+            return float("nan")
+        kernel, space = self.model.kernel, self.model.space
+        x = single_atoms(space, n_chains, self.generator.device) if self.fresh is None else self.fresh.x
+        state = kernel.init(energy, x, generator=self.generator)
+        for _ in range(n_steps):
+            state, _ = kernel.step(energy, state, generator=self.generator)
+        self.fresh = state
+        return distance_to_data(self.local, state.x, self.data)
+
+
+@contextlib.contextmanager
+def _threads(n: int | None) -> Iterator[None]:
+    """Torch's thread count for the duration."""
+    before = torch.get_num_threads()
+    try:
+        if n is not None:
+            torch.set_num_threads(n)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def train(
+    molecules: MoleculeSet,
+    *,
+    minutes: float | None = None,
+    n_iterations: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+    output: str | Path | None = None,
+    base: MolecularModel | None = None,
+    settings: TrainSettings | None = None,
+    label: str = "training",
+    **changes: Any,
+) -> MolecularModel:
+    """Train an energy on molecules.
+
+    Args:
+        molecules: the data; their space becomes the model's.
+        minutes: wall-clock time of all stages (default 5 when ``n_iterations`` is not given).
+        n_iterations: updates of all stages, in place of ``minutes``; repeats bit by bit for one seed and thread count.
+        seed: of every random number. threads: torch threads while training (default: as they are).
+        output: folder to save the model to. base: a model of the same space to start from; then only the last stage runs.
+        settings: a :class:`TrainSettings`; ``changes`` replace single fields of it.
+        label: of the progress bar.
+    Returns:
+        MolecularModel with averaged parameters; ``interrupted`` if Ctrl-C ended it (what was learned is kept).
+    Raises:
+        DataError: fewer than two molecules. SpaceError: ``base`` has another space. NonFiniteEnergyError,
+        DivergenceError: from the guard.
+    """
+    try:
+        plan = replace(settings or TrainSettings(), **changes)
+    except TypeError as cause:
+        known = ", ".join(TrainSettings.__dataclass_fields__)
+        raise SettingError(f"training settings must be among {known}; got {', '.join(changes)} ({cause}).") from cause
+    if len(molecules) < 2:
+        raise DataError(f"`molecules` must hold at least 2 molecules; got {len(molecules)}. Loosen the filter.")
+    if n_iterations is None and minutes is None:
+        minutes = 5.0
+    for name, value in (("minutes", minutes), ("n_iterations", n_iterations)):
+        if value is not None and not value > 0:
+            raise SettingError(f"`{name}` must be positive; got {value!r}.")
+    if base is not None and base.space != molecules.space:
+        raise SpaceError(f"`base` must have the molecules' space {molecules.space!r}; got {base.space!r}. "
+                         "Read the molecules with the base's vocabulary and max_atoms.")
+    generator = torch.Generator(device=device).manual_seed(seed)
+    x = molecules.x.to(device)
+    space = molecules.space
+    with _threads(threads):
+        if base is None:
+            network = None if plan.network is None else NETWORKS[plan.network](
+                space, hidden=plan.hidden, layers=plan.layers, seed=seed)
+            energy: Any = MolecularEnergy(space, network=network).to(device)
+            moves = mine_moves(molecules.x.cpu(), space.vocabulary.valence_table())
+        else:
+            energy = GraphEnergy.from_dict(base.energy.to_dict()).to(device)
+            energy.load_state_dict(base.energy.state_dict())
+            moves = base.moves
+        model = MolecularModel(energy, space, moves, settings={
+            "seed": seed, "minutes": minutes, "n_iterations": n_iterations, "molecules": len(molecules),
+            "from_base": base is not None, **asdict(plan)})  # fmt: skip
+        _run_stages(model, x, plan, minutes, n_iterations, generator, progress, label, from_base=base is not None)
+    if output is not None:
+        model.save(output)
+    return model
+
+
+def _run_stages(
+    model: MolecularModel, x: Tensor, plan: TrainSettings, minutes: float | None, n_iterations: int | None,
+    generator: torch.Generator, progress: bool, label: str, *, from_base: bool,
+) -> None:  # fmt: skip
+    """Run the stages in turn; leaves averaged parameters in ``model.energy`` and the chains in ``model.chains``."""
+    energy: Any = model.energy
+    kernel = model.kernel
+    network = energy.network if isinstance(energy, MolecularEnergy) else None
+    local_only = MolecularEnergy(model.space, local=energy.local) if isinstance(energy, MolecularEnergy) else energy
+    shares = (0.0, 0.0, 1.0) if from_base else plan.shares if network is not None else (1.0, 0.0, 0.0)
+    total = sum(shares)
+    seconds = 60 * minutes if minutes is not None else 60.0 * (n_iterations or 1) / 300
+    data = Batches(x, plan.batch, generator)
+    bank = MoleculeBank(fresh_chains(x, plan.n_chains, kernel, local_only, generator=generator), kernel)
+    pcd = {"n_steps": plan.n_steps, "n_chains": plan.n_chains, "batch": plan.batch, "penalty": plan.penalty, "bank": bank}
+    parts = [] if network is None else list(network.parameters())
+    stages: list[tuple[str, Any, Any, Any, dict[str, Any]]] = [
+        ("local", local_only, MolecularPCD(kernel, **pcd), list(local_only.parameters()),
+         {"lr": plan.lr_local, "clip": None}),
+        ("contrast", energy, ResidualContrast(kernel, n_steps=plan.n_steps // 2, bank=bank, penalty=plan.penalty), parts,
+         {"lr": plan.lr_contrast, "clip": plan.clip}),
+        ("chains", energy, MolecularPCD(kernel, **pcd),
+         [{"params": list(local_only.parameters()), "lr": plan.lr_chains[0]}]
+         + ([{"params": parts, "lr": plan.lr_chains[1]}] if parts else []),
+         {"clip": None}),
+    ]  # fmt: skip
+    with tqdm(total=round(seconds, 1), disable=not progress, desc=label, unit="s",
+              bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s [{remaining} left] {postfix}") as bar:  # fmt: skip
+        recorder = _Recorder(model, x, seconds, generator, bar)
+        for (name, target, objective, parameters, options), share in zip(stages, shares, strict=True):
+            if share == 0 or not parameters:
+                continue
+            recorder.stage = name
+            updates = 10**9 if n_iterations is None else max(1, round(n_iterations * share / total))
+            trainer = Trainer(
+                target, objective, x, generator=generator, parameters=parameters, n_iterations=updates,
+                max_seconds=None if minutes is None else max(1e-3, seconds * share / total), betas=(0.9, 0.99),
+                warmup=min(20, max(1, updates // 5)), decay="linear", ema=plan.ema, guard=Guard(), **options,
+            )  # fmt: skip
+            done = trainer.run(data, [recorder])
+            if trainer.ema is not None and trainer.iteration:
+                target.load_state_dict(trainer.ema.state_dict())
+            if not done:
+                model.interrupted = True
+                break
+    model.chains = bank.chains
