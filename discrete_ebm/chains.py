@@ -197,7 +197,8 @@ def sample(
         thin: keep every thin-th step after the burn-in: S = (n_steps - burn_in) // thin.
         beta: inverse temperature, one number or (C,); not negative.
         seed: an int, or a ``torch.Generator`` on the chains' device, which is advanced.
-        x0: where to start: states (C, *shape), one state (*shape) for all chains, or a ``ChainState``; None = random.
+        x0: where to start: states (C, *shape), one state (*shape) for all chains, or the ``ChainState`` of the same
+            kernel and energy to resume to the bit; None = random.
         clamp: bool (*shape) or (C, *shape); True = the site keeps its value in ``x0``.
         device: None = where the energy's parameters are.
         progress: show a progress bar.
@@ -229,7 +230,10 @@ def sample(
     clamp = check_clamp(clamp, start, given_x0=x0 is not None)
     began = time.perf_counter()
     with torch.no_grad():
-        state = x0 if isinstance(x0, ChainState) else kernel.init(energy, start, generator=generator, clamp=clamp)
+        if isinstance(x0, ChainState):
+            state = _resumed(kernel, energy, x0, start)
+        else:
+            state = kernel.init(energy, start, generator=generator, clamp=clamp)
     totals = StepTotals.zero(state.energy)
     raise_if_not_finite(energy, state, totals, "at the start")
     kept_x = torch.empty((n_kept, *state.x.shape), dtype=state.x.dtype, device=place)
@@ -265,6 +269,20 @@ def sample(
         gradient_calls=totals.gradient_calls,
         seconds=time.perf_counter() - began,
     )
+
+
+def _resumed(kernel: Kernel, energy: Any, state: ChainState, start: Tensor) -> ChainState:
+    """``state``, if this kernel on this energy could have made it; ``start`` are its checked states."""
+    own = torch.Generator(start.device).manual_seed(0)  # the run's own generator must not notice this look
+    probe = kernel.init(energy, start[:1], generator=own)
+    stale = not torch.allclose(probe.energy, state.energy[:1].to(probe.energy), rtol=1e-3, atol=1e-3)
+    if probe.cache.keys() != state.cache.keys() or stale:
+        raise SettingError(
+            "`x0` must be a ChainState of the same kernel and energy to resume; got one "
+            + ("whose energies are not this energy's. " if stale else "of another kernel. ")
+            + "Pass its states alone, x0=chains.last."
+        )
+    return state
 
 
 def raise_if_not_finite(

@@ -305,7 +305,8 @@ def describe_space(space: Any) -> dict[str, Any]:
 
 def build_space(config: Mapping[str, Any]) -> Any:
     """The space that :func:`describe_space` described."""
-    kind, shape = config["type"], config.get("shape")
+    kind: str = config["type"]
+    shape: Any = config.get("shape")
     if kind in ("Binary", "Spin"):
         return getattr(spaces, kind)(shape)
     if kind == "Categorical":
@@ -345,7 +346,7 @@ def _build_pairs(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Modul
     shape, periodic = config["lattice"]
     if config["type"] == "Ising":
         return energies.Ising.lattice(shape, empty, periodic=periodic, space=space)
-    return energies.Potts.lattice(shape, empty, *k, periodic=periodic)
+    return energies.Potts.lattice(shape, empty, space.k_max, periodic=periodic)
 
 
 def _build_rbm(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:

@@ -321,7 +321,7 @@ def _load_model(model: str) -> Any:
         raise click.UsageError(f"MODEL must be ising, potts or an existing path; got {model!r}.")
     if path.suffix != ".npz":
         return checkpoint.load(path)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name in ("weight", "visible_bias", "hidden_bias"):
         try:
             arrays[name] = torch.from_numpy(_array(path, name)).float()

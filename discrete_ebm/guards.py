@@ -74,8 +74,8 @@ class Watch:
                 raise DivergenceError(
                     f"`gap` (energy of negatives minus data) must stay near its usual size; got "
                     f"{terms['gap']:.4g} "
-                    f"nats against a median of {usual:.4g} for {self.wide} updates. Lower lr, take more sampling steps or "
-                    "set a penalty."
+                    f"nats against a median of {usual:.4g} for {self.wide} updates. Lower lr, take more sampling "
+                    "steps or set a penalty."
                 )
         if "acceptance" in terms:
             self.stuck = self.stuck + 1 if terms["acceptance"] < guard.least_acceptance else 0

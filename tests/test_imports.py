@@ -18,7 +18,7 @@ LAYERS = [
     {"space_base", "spaces"},
     {"energies"},
     {"samplers"},
-    {"diagnostics", "chains", "chain_bank"},
+    {"diagnostics", "chain_inputs", "chains", "chain_bank"},
     {"objectives"},
     {"guards", "checkpoint", "trainer", "datasets"},
     {"evaluate", "plots"},

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from discrete_ebm.chains import sample
+from discrete_ebm.energies.base import evaluate_energy
 from discrete_ebm.energies.ising import Ising
 from discrete_ebm.errors import DataError, SettingError
-from discrete_ebm.evaluate.exact import exact
 
 __all__ = ["bars_and_stripes", "ising", "load"]
 
@@ -43,7 +43,10 @@ def ising(shape: int | Sequence[int], coupling: float, n: int, field: float = 0.
         raise SettingError(f"`n` must be a whole number of at least 1; got {n!r}.")
     energy = Ising.lattice(shape, coupling, field)
     if energy.space.n_sites <= _EXACT_SITES:
-        return exact(energy).sample(n, seed)
+        states = energy.space.enumerate()
+        with torch.no_grad():
+            law = torch.softmax(-evaluate_energy(energy, states).double(), 0)
+        return states[torch.multinomial(law, n, replacement=True, generator=torch.Generator().manual_seed(seed))]
     return sample(energy, "block-gibbs", n_chains=n, n_steps=_SWEEPS, burn_in=_SWEEPS - 1, seed=seed).last
 
 

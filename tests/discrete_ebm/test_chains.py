@@ -62,6 +62,14 @@ def test_a_run_in_two_parts_is_the_same_to_the_bit(sampler):
     assert int(second.state.step) == 20
 
 
+def test_a_state_of_another_kernel_or_energy_is_not_resumed():
+    state = de.sample(ISING, sampler="gibbs", **SHORT).state
+    with pytest.raises(SettingError, match="of another kernel"):
+        de.sample(ISING, sampler="gwg", x0=state, n_steps=2)
+    with pytest.raises(SettingError, match="not this energy's"):
+        de.sample(2.0 * ISING, sampler="gibbs", x0=state, n_steps=2)
+
+
 def test_x0_is_where_the_chains_start_and_is_not_modified():
     x0 = -torch.ones(6, 3, 4, dtype=torch.int8)
     kept = x0.clone()
