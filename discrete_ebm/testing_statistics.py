@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def goodness_of_fit(counts: Tensor, probabilities: Tensor, smallest: float = 10.
 def symmetry(pairs: Tensor, smallest: float = 20.0) -> float:
     """Bowker's test: p-value that a table (S, S) of pair counts has a symmetric law (a reversible stationary chain)."""
     table = pairs.double()
-    rows, columns = torch.triu_indices(*table.shape, offset=1)
+    rows, columns = torch.triu_indices(len(table), len(table), offset=1)
     there, back = table[rows, columns], table[columns, rows]
     total = there + back
     common = total >= smallest
@@ -88,7 +89,7 @@ def _noncentral_cdf(x: float, df: int, shift: float) -> float:
     return float((log_weight.exp() * torch.special.gammainc(df / 2 + j, torch.full_like(j, x / 2))).sum())
 
 
-def _bisect(increasing, target: float, high: float) -> float:  # type: ignore[no-untyped-def]
+def _bisect(increasing: Callable[[float], float], target: float, high: float) -> float:
     low = 0.0
     for _ in range(80):
         middle = (low + high) / 2

@@ -266,7 +266,7 @@ def _block_logits(energy: Any, x: Tensor, index: Tensor, energies: Tensor, block
 
 
 def _has_latents(energy: Any) -> bool:
-    return isinstance(energy, HasLatents) and energy.space.name == "Binary"
+    return energy.space.name == "Binary" and isinstance(energy, HasLatents)
 
 
 def _bernoulli(logits: Tensor, generator: torch.Generator) -> Tensor:

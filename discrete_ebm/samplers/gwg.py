@@ -72,16 +72,16 @@ class GibbsWithGradients(Kernel):
         """One proposal for each of C chains. A chain with every site clamped stays, with acceptance 0."""
         neighbourhood = SingleSite(energy.space)
         beta = beta_column(beta, state.energy)
-        at_y: list[tuple[Tensor, Tensor]] = []
+        at_y: list[tuple[Tensor, Tensor, Tensor]] = []
 
         def deltas_at(y: Tensor) -> Tensor:
             energies, deltas, broken = self._evaluate(energy, neighbourhood, y)
-            at_y.append((energies, broken))
+            at_y.append((energies, deltas, broken))
             return deltas
 
         proposal = propose(neighbourhood, state.x, beta=beta, generator=generator, deltas_at=deltas_at,
                            balancing=self.balancing, clamp=clamp, deltas_x=state.cache["deltas"])
-        energy_y, broken = at_y[0]
+        energy_y, deltas_y, broken = at_y[0]
         log_alpha = metropolis_log_alpha(energy_y - state.energy, beta, proposal.log_q_ratio)
         log_alpha = log_alpha.masked_fill(~energy_y.isfinite(), -torch.inf)
         log_alpha = log_alpha.clamp(max=0) + math.log1p(-self.laziness)  # a constant factor keeps detailed balance
@@ -90,7 +90,7 @@ class GibbsWithGradients(Kernel):
         moved = ChainState(
             x=select(accepted, proposal.y, state.x),
             energy=select(accepted, energy_y, state.energy),
-            cache={"deltas": select(accepted, proposal.deltas_y, state.cache["deltas"])},
+            cache={"deltas": select(accepted, deltas_y, state.cache["deltas"])},
             step=state.step + 1,
         )
         info = StepInfo(
