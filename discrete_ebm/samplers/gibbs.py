@@ -107,11 +107,10 @@ class Gibbs(Kernel):
         if self.scan == "random":
             drawn = torch.randint(n_sites, (n_sites, n_chains), generator=generator, device=device)
             return list(drawn.unbind(0))
-        sites = torch.arange(n_sites, device=device)
-        if clamp is not None and clamp.device.type == "cpu":  # on a device this would wait for it
-            free_somewhere = ~clamp.reshape(-1, n_sites).all(0)
-            sites = sites[free_somewhere.to(device)]
-        return list(sites.unbind(0))
+        if clamp is None or clamp.device.type != "cpu":  # to look at a clamp on a device would be to wait for it
+            return list(torch.arange(n_sites, device=device).unbind(0))
+        free_somewhere = ~clamp.reshape(-1, n_sites).all(0)
+        return list(torch.arange(n_sites)[free_somewhere].to(device).unbind(0))
 
 
 register(SamplerSpec(
