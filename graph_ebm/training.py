@@ -312,7 +312,7 @@ def _run_stages(
          {"clip": None}),
     ]  # fmt: skip
     with tqdm(total=round(seconds, 1), disable=not progress, desc=label, unit="s",
-              bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s [{remaining} left] {postfix}") as bar:  # fmt: skip
+              bar_format=f"{{l_bar}}{{bar}}| {{n:.0f}}/{seconds:.0f} s [{{remaining}} left] {{postfix}}") as bar:  # fmt: skip
         recorder = _Recorder(model, x, seconds, generator, bar)
         for (name, target, objective, parameters, options), share in zip(stages, shares, strict=True):
             if share == 0 or not parameters:
