@@ -97,8 +97,8 @@ class BlockGibbs(Kernel):
     def _blocks(self, energy: Any, state: ChainState, beta: Tensor, free: Tensor | None,
                 generator: torch.Generator) -> tuple[ChainState, StepInfo]:
         space, n_chains = energy.space, state.x.shape[0]
-        x, index = state.x.clone(), space.to_index(state.x).clone()
-        flat = x.view(n_chains, -1)  # writes go through to x
+        x, index = state.x.clone(memory_format=torch.contiguous_format), space.to_index(state.x).clone()
+        flat = x.view(n_chains, space.n_sites)  # writes go through to x
         values, legal = site_tables(space, x.device)
         plan = _PLANS.get(energy)
         if plan is None or plan.blocks[0].device != x.device:  # a chain resumed in a new process
@@ -109,11 +109,11 @@ class BlockGibbs(Kernel):
             logits, cost = _block_logits(energy, x, index, energies, block, values)
             weights, bad = tempered(logits, beta[:, None, None], legal[block])
             value, possible = draw_move(weights.flatten(0, 1), generator=generator)
-            keep = ~possible.view(n_chains, -1)
+            keep = ~possible.view(n_chains, len(block))
             if free is not None:
                 keep = keep | ~free[:, block]
                 bad = bad & free[:, block]
-            value = torch.where(keep, index[:, block], value.view(n_chains, -1))
+            value = torch.where(keep, index[:, block], value.view(n_chains, len(block)))
             index[:, block] = value
             flat[:, block] = values[value, block]
             broken = broken | bad.any(dim=1)

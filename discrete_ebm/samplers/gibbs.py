@@ -65,7 +65,8 @@ class Gibbs(Kernel):
         """One sweep of all C chains. Cost: N·(K − 1) energy evaluations, or N conditionals and one evaluation."""
         space = energy.space
         n_chains, n_sites = state.x.shape[0], space.n_sites
-        x, index = state.x.clone(), space.to_index(state.x).clone()
+        x = state.x.clone(memory_format=torch.contiguous_format)
+        index = space.to_index(x).clone()
         flat = x.view(n_chains, n_sites)  # writes go through to x
         free, energies = free_sites(space, clamp, n_chains), state.energy
         column = beta_column(beta, energies)[:, None]

@@ -126,7 +126,7 @@ def site_logits(energy: Any, x: Tensor, index: Tensor, energy_x: Tensor, site: T
     current = index.gather(1, own[:, None])  # (C, 1)
     other = torch.arange(k - 1, device=x.device).expand(n_chains, -1)
     other = other + (other >= current)  # the K − 1 values that differ from the current one
-    candidates = x.reshape(n_chains, 1, -1).expand(-1, k - 1, -1).clone()
+    candidates = x.reshape(n_chains, 1, index.shape[1]).expand(-1, k - 1, -1).clone()
     candidates.scatter_(2, own[:, None, None].expand(-1, k - 1, 1), values[other, own[:, None]][..., None])
     evaluated = at_least_float32(evaluate_energy(energy, candidates.reshape(-1, *x.shape[1:])))
     table = energy_x.new_empty(n_chains, k)

@@ -535,6 +535,26 @@ def test_gwg_refuses_exact_deltas_that_do_not_exist() -> None:
         samplers.create("gwg", exact_deltas=True).init(energy, torch.zeros(2, 3), generator=torch.Generator())
 
 
+@pytest.mark.parametrize("name", ["ising-lattice-2x2", "rbm", "net-ragged"])
+def test_no_chains_at_all_is_not_an_error(name: str) -> None:
+    case, generator = CASES[name], torch.Generator()
+    for sampler in ("gibbs", "gwg", *(("block-gibbs",) if name != "net-ragged" else ())):
+        kernel = samplers.create(sampler)
+        state = kernel.init(case.energy, case.x(np.arange(0)), generator=generator)
+        state, info = kernel.step(case.energy, state, generator=generator)
+        assert state.x.shape == (0, *case.space.shape)
+        assert info.hamming.shape == (0,)
+
+
+def test_states_with_unusual_strides_are_stepped() -> None:
+    case, generator = cases.ising_lattice(), torch.Generator().manual_seed(0)
+    for sampler in ("gibbs", "gwg", "block-gibbs"):
+        kernel = samplers.create(sampler)
+        state = kernel.init(case.energy, case.space.random(5, generator), generator=generator)
+        state = state._replace(x=state.x.transpose(1, 2).contiguous().transpose(1, 2))
+        kernel.step(case.energy, state, generator=generator)
+
+
 def test_products_of_discrete_spaces_are_sampled(seed: int) -> None:
     space = Product({"a": Binary(2), "b": Categorical(1, 3)})
     energy = from_callable(lambda e: e["a"].sum(1) - 2 * e["a"][:, 0] * e["b"][:, 0, 2], space)
