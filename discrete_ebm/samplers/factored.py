@@ -47,6 +47,10 @@ class FactoredNeighbourhood(ABC):
         """(C,) log of the number of labelled ways this (site, option) stands for, where that is not 1."""
         return None
 
+    def displaced(self, x: Tensor, site: Tensor, option: Tensor) -> Tensor | None:
+        """(C, V) bool slots whose occupant this edit adds, takes away or moves to another slot; None = never any."""
+        return None
+
     def draw_context(self, x: Tensor, generator: torch.Generator) -> Any:
         """Auxiliary draw before the move: None or a NamedTuple of (C, …) tensors.
 
@@ -94,9 +98,11 @@ def two_sided(first: Tensor, second: Tensor) -> Tensor:
 
 
 def propose_factored(
-    neighbourhood: FactoredNeighbourhood, x: Tensor, *, generator: torch.Generator
+    neighbourhood: FactoredNeighbourhood, x: Tensor, *, generator: torch.Generator, fixed: Tensor | None = None
 ) -> Proposal:
     """Draw site and option at x, apply, and score the way back at y. Chains without a legal move stay.
+
+    ``fixed`` (C, V) bool: slots whose occupant must stay; a proposal that displaces one is impossible (not redrawn).
 
     On the CPU, chains that turn out to have no legal site or option are dropped from the work that follows (looking is
     free there); the law is the same either way.
@@ -119,6 +125,8 @@ def propose_factored(
     back_site = torch.where(possible, back_site, torch.zeros_like(back_site))
     back_option = torch.where(possible, back_option, torch.zeros_like(back_option))
     log_backward = neighbourhood.log_prob(y, back_site, back_option, live.context)
+    if fixed is not None and (displaced := neighbourhood.displaced(live.x, live.site, live.option)) is not None:
+        possible = possible & ~(displaced & (fixed if live.rows is None else fixed[live.rows])).any(-1)
     ratio = torch.where(possible, log_backward - log_q, torch.full_like(log_q, -math.inf))
     move = live.site * n_options + live.option
     if live.rows is None:

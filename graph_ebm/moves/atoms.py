@@ -28,6 +28,13 @@ class _AtomMove(FactoredNeighbourhood):
         return self.type_weight.to(x.device)
 
 
+def _slots_of(x: Tensor, n_atoms: Tensor, adding: Tensor, atom: Tensor) -> Tensor:
+    """(C, V) bool: the slot of a new atom, or those of a removed one and of the last one, which moves there."""
+    slot = torch.arange(x.shape[-1], device=x.device)[None, :]
+    new = slot == n_atoms[:, None]
+    return torch.where(adding[:, None], new, (slot == atom[:, None]) | (slot == n_atoms[:, None] - 1))
+
+
 class RetypeAtom(_AtomMove):
     """Change the type of one atom. Sites: atoms; options: types whose valence carries the bonds."""
 
@@ -153,6 +160,10 @@ class TerminalAtom(_AtomMove):
         back_option = torch.where(adding, torch.zeros_like(option), kind * 3 + order - 1)
         return back_site, back_option.clamp_min(0)
 
+    def displaced(self, x: Tensor, site: Tensor, option: Tensor) -> Tensor:
+        v = x.shape[-1]
+        return _slots_of(x, self.tables(x).n_atoms, site < v, site % v)
+
 
 class InsertAtom(_AtomMove):
     """Insert an atom into a bond (i–j of order r becomes i–k of order r and k–j of order 1), or contract one away.
@@ -228,3 +239,7 @@ class InsertAtom(_AtomMove):
         back_site = torch.where(inserting, v * v + t.n_atoms.clamp_max(v - 1), back_bond)
         back_option = torch.where(inserting, torch.zeros_like(option), t.types[rows, atom])
         return back_site, back_option
+
+    def displaced(self, x: Tensor, site: Tensor, option: Tensor) -> Tensor:
+        v = x.shape[-1]
+        return _slots_of(x, self.tables(x).n_atoms, site < v * v, site - v * v)

@@ -243,6 +243,11 @@ def _cut(tables: GraphTables, anchor: Tensor, root: Tensor) -> tuple[Tensor, Ten
     return x.to(tables.x.dtype), left, slot
 
 
+def _behind(tables: GraphTables, anchor: Tensor, root: Tensor) -> Tensor:
+    """(C, V) bool: slots from the first one of root's side on; the atoms that stay are moved up into them."""
+    return _side(tables, anchor, root).cummax(dim=1).values
+
+
 @dataclass(frozen=True, eq=False)
 class _FragmentMove(FactoredNeighbourhood):
     valence: Tensor
@@ -313,6 +318,11 @@ class AttachFragment(_FragmentMove):
         back_site = torch.where(attaching, v + (site % v) * v + t.n_atoms.clamp_max(v - 1), slot)
         return back_site, torch.where(attaching, torch.zeros_like(option), fragment)
 
+    def displaced(self, x: Tensor, site: Tensor, option: Tensor) -> Tensor:
+        t, v = self.tables(x), x.shape[-1]
+        new = torch.arange(v, device=x.device)[None, :] >= t.n_atoms[:, None]
+        return torch.where((site < v)[:, None], new, _behind(t, *self._ends(t, site)))
+
 
 class SwapFragment(_FragmentMove):
     """Replace one pendant fragment by another at the same anchor. Sites: directed bridges; options: the new fragment."""
@@ -352,3 +362,7 @@ class SwapFragment(_FragmentMove):
         fragment, _ = self.library.to(x.device).find(_rooted(t, anchor, root))
         _, left, slot = _without(t, anchor, root)
         return slot * v + left.clamp_max(v - 1), fragment
+
+    def displaced(self, x: Tensor, site: Tensor, option: Tensor) -> Tensor:
+        t = self.tables(x)
+        return _behind(t, *self._ends(t, site))

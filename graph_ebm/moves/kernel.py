@@ -31,6 +31,18 @@ def _uniform(seed: int, step: int) -> float:
     return ((z ^ (z >> 31)) >> 11) / float(1 << 53)
 
 
+def _fixed_slots(clamp: Tensor, x: Tensor) -> Tensor:
+    """(C, V) bool: slots up to the last one whose atom a clamp (V, V) or (C, V, V) tells apart from others.
+
+    A clamped atom must not be removed and be replaced by one that looks the same: the way back would not be scored. A
+    row clamped as a whole (no new bonds at one atom) tells apart only the atoms that it is bonded to.
+    """
+    clamp = clamp.expand(x.shape)
+    open_row = clamp & (~clamp.all(-1, keepdim=True) | (x > 0))
+    told = clamp.diagonal(dim1=1, dim2=2) | open_row.any(1)
+    return told.flip(1).cummax(dim=1).values.flip(1)
+
+
 @dataclass(frozen=True, eq=False)
 class MolecularKernel(Kernel):
     """Metropolis–Hastings over molecular edits.
@@ -41,7 +53,9 @@ class MolecularKernel(Kernel):
     ``weights``: relative frequencies of the moves. ``delayed``: let the energy's ``surrogate(x)`` (if it has one) screen
     proposals before the energy itself is evaluated (delayed acceptance; same target, fewer evaluations).
 
-    Invariant law: exp(−β E)/n! on valid connected molecules. Each move is reversible; their sequence is not.
+    Invariant law: exp(−β E)/n! on valid connected molecules. Each move is reversible; their sequence is not. With a
+    clamp (V, V) or (C, V, V): exp(−β E)/(n − m)! on those that agree with it, where the atoms of the first m slots (up
+    to the last clamped one) are told apart and stay where they are; put the part to keep first.
     Cost: at most one energy evaluation a step. Source: Hastings 1970; Christen & Fox 2005 for the screening.
     """
 
@@ -96,7 +110,8 @@ class MolecularKernel(Kernel):
         clamp: Tensor | None = None,
     ) -> tuple[ChainState, StepInfo]:
         move = self.moves[self.kind(generator.initial_seed(), int(state.step))]
-        proposal = propose_factored(move, state.x, generator=generator)
+        fixed = None if clamp is None else _fixed_slots(clamp, state.x)
+        proposal = propose_factored(move, state.x, generator=generator, fixed=fixed)
         possible = proposal.possible
         if clamp is not None:  # an edit that touches a clamped entry is illegal: rejected, never redrawn
             touched = ((proposal.y != state.x) & clamp).flatten(1).any(-1)

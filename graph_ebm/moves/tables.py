@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from graph_ebm.moves import _fast
+
 __all__ = ["GraphTables", "add_atom", "permute", "remove_atom", "set_bond", "set_type"]
 
 
@@ -30,8 +32,10 @@ class GraphTables:
         """Tables of x, shared between the calls that one proposal makes with the same tensor.
 
         The tensor itself is held, so its identity cannot be reused, and its version is compared, so a change in place
-        is noticed.
+        is noticed. Tensors of ``torch.inference_mode`` have no version: theirs are computed anew.
         """
+        if x.is_inference():
+            return cls(x, valence)
         for version, tables in cls._recent:
             if tables.x is x and x._version == version and tables.valence is valence:
                 return tables
@@ -107,9 +111,23 @@ class GraphTables:
         # symmetric positive definite; _ex variants do not check for errors, so nothing waits for the device
         return torch.cholesky_inverse(torch.linalg.cholesky_ex(laplacian + ones, check_errors=False).L)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled searches serve this state."""
+        return _fast.AVAILABLE and self.x.device.type == "cpu" and self.x.is_contiguous()
+
+    @cached_property
+    def _bridges_and_sides(self) -> tuple[Tensor, Tensor]:
+        bridge = torch.empty(self.x.shape, dtype=torch.bool)
+        size = torch.empty(self.x.shape, dtype=torch.int64)
+        _fast.bridges(self.x.numpy(), bridge.numpy(), size.numpy())
+        return bridge, size
+
     @cached_property
     def bridges(self) -> Tensor:
         """(C, V, V) bool: bonds whose removal disconnects the molecule."""
+        if self.compiled:
+            return self._bridges_and_sides[0]
         g = self.potentials
         diagonal = g.diagonal(dim1=1, dim2=2)
         resistance = diagonal[:, :, None] + diagonal[:, None, :] - 2 * g
@@ -119,6 +137,8 @@ class GraphTables:
     @cached_property
     def side_size(self) -> Tensor:
         """(C, V, V) int64: for a bridge u–v, number of atoms on v's side (meaningless elsewhere)."""
+        if self.compiled:
+            return self._bridges_and_sides[1]
         g = self.potentials
         size = (g.diagonal(dim1=1, dim2=2)[:, :, None] - g) * self.n_atoms[:, None, None]
         return size.round().long()
@@ -126,6 +146,10 @@ class GraphTables:
     @cached_property
     def distance(self) -> Tensor:
         """(C, V, V) int64 shortest path length up to 7; 8 = farther or not connected."""
+        if self.compiled:
+            distance = torch.empty(self.x.shape, dtype=torch.int64)
+            _fast.distances(self.x.numpy(), 8, distance.numpy())
+            return distance
         a = self.adjacency.float()
         reach = a
         distance = torch.full_like(self.x, 8, dtype=torch.long)
@@ -138,6 +162,10 @@ class GraphTables:
 
     def side(self, keep: Tensor, moved: Tensor) -> Tensor:
         """(C, V) bool: atoms reachable from ``moved`` (C,) when the bond keep–moved is cut."""
+        if self.compiled:
+            reached = torch.empty(self.x.shape[:2], dtype=torch.bool)
+            _fast.sides(self.x.numpy(), keep.numpy(), moved.numpy(), reached.numpy())
+            return reached
         rows = torch.arange(self.x.shape[0], device=self.x.device)
         a = self.adjacency.clone()
         a[rows, keep, moved] = False

@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 import itertools
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from small_space import V, index_of, molecules
 
+from discrete_ebm.samplers.factored import FactoredNeighbourhood
+from graph_ebm.moves import MolecularKernel, MoveSettings, build_kernel, mine_fragments, mine_ring_patterns
 from graph_ebm.moves.rings import RepaintRing, RingPath
-from graph_ebm.moves.tables import GraphTables
+from tests.graph_ebm.small_space import Clamped, V, index_of, molecules
 
 VALENCE = torch.tensor((0, 4, 3, 2))
+
+
+class Proposals(NamedTuple):
+    """Every legal proposal of a move from every molecule: rows, drawn ``chance``, log q reverse − log q forward."""
+
+    start: np.ndarray
+    end: np.ndarray
+    chance: np.ndarray
+    log_ratio: np.ndarray
+
+
+@lru_cache(maxsize=2)
+def settings(fragments: int = 40) -> MoveSettings:
+    """Fragments and ring patterns mined from the small space itself; few of them, so that every move can be listed."""
+    x = molecules()[0]
+    patterns = {}
+    for size, most in ((3, 60), (4, 40)):
+        for prefix, with_types in (("repaint", False), ("repaint-types", True)):
+            mined = mine_ring_patterns(x, VALENCE, size, with_types=with_types, most=most)
+            assert mined is not None
+            patterns[f"{prefix}-{size}"] = mined
+    weight = torch.tensor([0.0, 0.5, 0.3, 0.2])
+    return MoveSettings(VALENCE, weight, mine_fragments(x, VALENCE, most=fragments), patterns)
+
+
+def kernel(**options: object) -> MolecularKernel:
+    """The kernel over all moves with those settings."""
+    return build_kernel(settings(), **options)
 
 
 def random_energy(seed: int = 0) -> np.ndarray:
@@ -21,13 +52,13 @@ def random_energy(seed: int = 0) -> np.ndarray:
 
 def target(energy: np.ndarray, beta: float = 1.0) -> np.ndarray:
     """exp(−β E)/|Aut|, normalised."""
-    weight = np.exp(-beta * energy) / molecules()[2]
+    weight = np.exp(-beta * (energy - energy.min())) / molecules()[2]
     return weight / weight.sum()
 
 
-def _paths(x: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def paths(x: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(row, atoms (P, size), probability) of every closed self-avoiding walk, from the adjacency alone."""
-    rows, paths, chance = [], [], []
+    rows, found, chance = [], [], []
     bonded = (x.numpy() > 0) & ~np.eye(V, dtype=bool)
     present = x.numpy().diagonal(axis1=1, axis2=2) > 0
     for row in range(len(x)):
@@ -42,58 +73,94 @@ def _paths(x: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torc
                     break
             if p > 0:
                 rows.append(row)
-                paths.append([int(a) for a in path])
+                found.append([int(a) for a in path])
                 chance.append(p)
-    return torch.tensor(rows), torch.tensor(paths).reshape(-1, size), torch.tensor(chance, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.long), torch.tensor(found, dtype=torch.long).reshape(-1, size), torch.tensor(chance, dtype=torch.float64)
 
 
-def proposals(move) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Every legal proposal of a move from every molecule: (from, to, probability, log reverse − log forward)."""
-    x = molecules()[0]
+def _share(weights: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """log probability of one index a row of a weight table."""
+    weights = weights.double()
+    return (weights.gather(1, index[:, None])[:, 0] / weights.sum(1)).log()
+
+
+def _allowed(move: FactoredNeighbourhood, x: torch.Tensor, site: torch.Tensor, option: torch.Tensor,
+             y: torch.Tensor, world: Clamped) -> torch.Tensor:
+    """(P,) whether the shipped kernel lets a proposal pass the clamp."""
+    touched = ((y != x) & world.clamp).flatten(1).any(-1)
+    displaced = move.displaced(x, site, option)
+    return ~touched if displaced is None else ~touched & ~displaced[:, : world.kept].any(-1)
+
+
+def proposals(
+    move: FactoredNeighbourhood, x: torch.Tensor | None = None, world: Clamped | None = None
+) -> Proposals:
+    """List a move from the states ``x`` (default: one of every molecule), the way the shipped step would draw it.
+
+    With a ``world``, what its clamp forbids is left out, and rows are those of the world.
+
+    Raises:
+        AssertionError: an outcome is no valid molecule, or its way back is illegal or does not lead back.
+    """
+    number = index_of if world is None else world.index_of
+    if x is None:
+        x = molecules()[0] if world is None else world.x
     if isinstance(move, RepaintRing):
-        row, atoms, chance = _paths(x, move.size)
+        row, atoms, chance = paths(x, move.size)
         context = RingPath(atoms, torch.ones(len(row), dtype=torch.bool))
     else:
         row, chance, context = torch.arange(len(x)), torch.ones(len(x), dtype=torch.float64), None
+    home = number(x)
 
-    def of(c, index):
-        return None if c is None else RingPath(c.atoms[index], c.closed[index])
+    def of(index: torch.Tensor) -> RingPath | None:
+        return None if context is None else RingPath(context.atoms[index], context.closed[index])
 
     sites = move.site_weights(x[row], context)
     at, site = (sites > 0).nonzero(as_tuple=True)
+    log_site = _share(sites[at], site)
     out = []
     for part in torch.arange(len(at)).split(20_000):
         a, s = at[part], site[part]
-        options = move.option_weights(x[row[a]], s, of(context, a))
+        options = move.option_weights(x[row[a]], s, of(a))
         pick, option = (options > 0).nonzero(as_tuple=True)
+        drawn = log_site[part][pick] + _share(options[pick], option)
         a, s = a[pick], s[pick]
-        start, c = x[row[a]], of(context, a)
-        forward = move.log_prob(start, s, option, c)
-        y = move.apply(start, s, option, c)
-        back_site, back_option = move.reverse(start, s, option, y, c)
-        backward = move.log_prob(y, back_site, back_option, c)
+        start, c = x[row[a]], of(a)
         extra = move.log_multiplicity(start, s, option, c)
-        drawn = forward if extra is None else forward - extra  # the walk draws a (site, option), not a labelled graph
-        probability = drawn.double().exp() * chance[a]
-        out.append((row[a].numpy(), index_of(y), probability.numpy(), (backward - forward).double().numpy()))
-        # the way back must lead back
-        again = move.apply(y, back_site, back_option, c)
-        legal = backward > -torch.inf
-        assert (index_of(again[legal]) == row[a][legal].numpy()).all(), f"{move.name}: the reverse does not lead back"
-    return tuple(np.concatenate(parts) for parts in zip(*out, strict=True))
+        forward = drawn if extra is None else drawn + extra
+        y = move.apply(start, s, option, c)
+        if world is not None:
+            passed = _allowed(move, start, s, option, y, world).nonzero()[:, 0]
+            a, s, option, start, y, c = a[passed], s[passed], option[passed], start[passed], y[passed], of(a[passed])
+            drawn, forward = drawn[passed], forward[passed]
+        end = number(y)
+        back_site, back_option = move.reverse(start, s, option, y, c)
+        backward = move.log_prob(y, back_site, back_option, c).double()
+        assert bool(backward.isfinite().all()), f"{move.name}: the reverse is illegal"
+        again = number(move.apply(y, back_site, back_option, c))
+        assert (again == home[row[a]]).all(), f"{move.name}: the reverse does not lead back"
+        # the walk draws a (site, option), of the probability `drawn`; multiplicities enter the ratio alone
+        chances = drawn.exp() * chance[a]
+        out.append((home[row[a]], end, chances.numpy(), (backward - forward).numpy()))
+    return Proposals(*(np.concatenate(parts) for parts in zip(*out, strict=True)))
 
 
-def matrix(move, energy: np.ndarray, beta: float = 1.0) -> np.ndarray:
+def matrix(drawn: Proposals, energy: np.ndarray, beta: float = 1.0) -> np.ndarray:
     """Transition matrix (M, M) over molecules of Metropolis–Hastings with one move."""
-    start, end, probability, log_ratio = proposals(move)
-    accept = np.exp(np.minimum(0.0, -beta * (energy[end] - energy[start]) + log_ratio))
+    change = energy[drawn.end] - energy[drawn.start]
+    accept = np.exp(np.minimum(0.0, -beta * change + drawn.log_ratio))
     p = np.zeros((len(energy), len(energy)))
-    np.add.at(p, (start, end), probability * accept)
+    np.add.at(p, (drawn.start, drawn.end), drawn.chance * accept)
     p[np.diag_indices_from(p)] += 1.0 - p.sum(1)
     return p
 
 
-def valid(x: torch.Tensor) -> bool:
-    """Connected, valence-correct, compact and symmetric."""
-    t = GraphTables(x, VALENCE)
-    return bool((t.free >= 0).all()) and bool(torch.equal(x, x.transpose(1, 2)))
+def drawn_mass(drawn: Proposals) -> np.ndarray:
+    """(M,) total probability of the legal proposals of each molecule."""
+    return np.bincount(drawn.start, drawn.chance, minlength=len(molecules()[1]))
+
+
+def imbalance(p: np.ndarray, law: np.ndarray) -> float:
+    """Largest |π(x) P(x, y) − π(y) P(y, x)|."""
+    flow = law[:, None] * p
+    return float(np.abs(flow - flow.T).max())

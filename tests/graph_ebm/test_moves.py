@@ -1,0 +1,322 @@
+"""Every move is reversible with respect to exp(−β E)/|Aut| on the 571 molecules of up to four atoms of C, N and O.
+
+The matrices come from the shipped site, option and reverse tables. Weights are float32: a log probability carries up to
+3e-7, so flows agree to RELATIVE = 2e-6; no flow is larger than 1e-2, so no two differ by more than ABSOLUTE = 1e-9.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.stats import chi2, ncx2
+
+from discrete_ebm.samplers.factored import draw_index, two_sided
+from graph_ebm.datasets import load
+from graph_ebm.graphs import to_smiles
+from graph_ebm.moves import MoveSettings, build_kernel, mine_moves
+from graph_ebm.moves.kernel import _fixed_slots
+from graph_ebm.moves.rings import RingPath, walk_ring
+from graph_ebm.moves.tables import GraphTables
+from tests.graph_ebm.exact_moves import (
+    VALENCE,
+    Proposals,
+    drawn_mass,
+    imbalance,
+    kernel,
+    matrix,
+    paths,
+    proposals,
+    random_energy,
+    settings,
+    target,
+)
+from tests.graph_ebm.small_space import Clamped, molecules, relabelled
+
+RELATIVE, ABSOLUTE = 2e-6, 1e-9
+NAMES = kernel().names
+BETAS = (0.3, 1.0, 2.0)
+
+
+@lru_cache(maxsize=32)
+def listed(index: int) -> Proposals:
+    return proposals(kernel().moves[index])
+
+
+def assert_balanced(p: np.ndarray, law: np.ndarray) -> None:
+    flow = law[:, None] * p
+    gap = np.abs(flow - flow.T)
+    assert gap.max() <= ABSOLUTE, f"flows differ by {gap.max():.2e}"
+    share = (gap / np.maximum(flow, flow.T).clip(1e-300)).max()
+    assert share <= RELATIVE, f"flows differ by {share:.2e} of themselves"
+
+
+@pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
+def test_each_move_is_reversible_and_keeps_its_law_at_every_beta(index: int) -> None:
+    drawn = listed(index)  # raises where an outcome is invalid, or the way back is illegal or leads elsewhere
+    mass = drawn_mass(drawn)
+    assert mass.max() <= 1 + 1e-12
+    assert mass.max() > 0.99, "no molecule has a full set of proposals"
+    energy = random_energy()
+    for beta in BETAS:
+        p, law = matrix(drawn, energy, beta), target(energy, beta)
+        assert p.min() >= -1e-12
+        assert np.abs(p.sum(1) - 1).max() <= 1e-12
+        assert_balanced(p, law)
+        assert np.abs(law @ p - law).max() <= ABSOLUTE
+        assert beta > 0.3 or 1 - law @ np.diag(p) > 5e-3, "the move hardly ever moves"
+
+
+@pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
+def test_a_move_does_not_depend_on_the_order_of_the_atoms(index: int, seed: int) -> None:
+    other = proposals(kernel().moves[index], relabelled(molecules()[0], np.random.default_rng(seed)))
+    energy = random_energy()
+    assert np.abs(matrix(other, energy) - matrix(listed(index), energy)).max() <= 1e-6
+
+
+def test_the_union_of_the_moves_is_irreducible_and_the_mixture_has_a_gap() -> None:
+    energy, k = random_energy(), kernel()
+    law, weights = target(energy), np.array(k.weights) / sum(k.weights)
+    matrices = [matrix(listed(index), energy) for index in range(len(NAMES))]
+    classes = [connected_components(csr_matrix(p > 0), connection="strong")[0] for p in matrices]
+    assert min(classes) > 1, "each move alone should be reducible, or this test shows nothing"
+    mixture = sum(w * p for w, p in zip(weights, matrices, strict=True))
+    assert connected_components(csr_matrix(mixture > 0), connection="strong")[0] == 1
+    assert_balanced(mixture, law)
+    root = np.sqrt(law)
+    values = np.linalg.eigvalsh((root[:, None] * mixture / root + (root[:, None] * mixture / root).T) / 2)
+    second = max(values[-2], -values[0])
+    print(f"|lambda_2| = {second:.6f}, classes alone {dict(zip(NAMES, classes, strict=True))}")
+    assert values[-1] == pytest.approx(1, abs=1e-7)
+    assert second < 0.9995  # 0.9976: the slowest molecules of this rough random energy
+    without = {"terminal-atom": 0.0, "insert-atom": 0.0, "attach-fragment": 0.0, "swap-fragment": 0.0}
+    fixed_size = sum(p for p, name in zip(matrices, NAMES, strict=True) if name not in without)
+    assert connected_components(csr_matrix(fixed_size > 0), connection="strong")[0] > 1, "the test must be able to fail"
+
+
+def test_the_base_moves_alone_reach_everything() -> None:
+    """Without anything mined from data (no fragments, no ring patterns) no molecule is cut off."""
+    bare = build_kernel(MoveSettings(VALENCE, torch.tensor([0.0, 0.5, 0.3, 0.2])))
+    links = sum(matrix(proposals(move), random_energy()) for move in bare.moves)
+    assert connected_components(csr_matrix(links > 0), connection="strong")[0] == 1
+
+
+def test_a_molecule_of_infinite_energy_is_never_entered_and_the_rest_stays_reversible() -> None:
+    energy = random_energy()
+    barred = np.random.default_rng(1).random(len(energy)) < 0.1
+    energy[barred] = np.inf
+    law = np.where(barred, 0.0, np.exp(-energy) / molecules()[2])
+    law /= law.sum()
+    for index in range(len(NAMES)):
+        drawn = listed(index)
+        keep = ~barred[drawn.start]  # from within an infinite energy there is no ratio
+        p = matrix(Proposals(*(part[keep] for part in drawn)), energy)
+        assert (p[np.ix_(~barred, barred)] == 0).all()
+        assert_balanced(p, law)
+
+
+def _world(kind: str) -> Clamped:
+    reference = torch.zeros(4, 4, dtype=torch.int8)
+    reference[0, 0] = reference[1, 1] = reference[0, 1] = reference[1, 0] = 1
+    clamp = torch.zeros(4, 4, dtype=torch.bool)
+    if kind == "block":  # keep C–C, as a scaffold
+        clamp[:2, :2] = True
+    elif kind == "row":  # atom 0 keeps all its bonds and takes no new ones
+        clamp[0] = clamp[:, 0] = True
+    else:  # a type that may change, of a bond that may not
+        clamp[0, 1] = clamp[1, 0] = True
+    return Clamped(reference, clamp, 2)
+
+
+@pytest.mark.parametrize("kind", ["block", "row", "bond"])
+def test_every_move_is_reversible_under_a_clamp(kind: str) -> None:
+    world = _world(kind)
+    fixed = _fixed_slots(world.clamp, world.x)
+    assert torch.equal(fixed, (torch.arange(4) < world.kept).expand(len(world.x), 4))
+    energy = random_energy()[world.free]
+    law = np.exp(-energy) / world.automorphisms
+    law /= law.sum()
+    links = 0
+    for move in kernel().moves:
+        if kind == "bond" and move.name.startswith("repaint-types"):
+            continue  # the same rule as repaint, ten times the patterns; "block" covers it
+        p = matrix(proposals(move, world=world), energy)
+        assert_balanced(p, law)
+        links = links + p
+    assert len(world.x) > 100
+    assert connected_components(csr_matrix(links > 0), connection="strong")[0] == 1
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_the_ring_walk_draws_every_closed_path_with_its_probability(size: int, seed: int) -> None:
+    """χ² of 400 × 200 walks over rows with rings. False-failure budget 1e-6."""
+    row, atoms, chance = paths(molecules()[0], size)
+    rows = row.unique()[:200]
+    x = molecules()[0][rows].repeat(400, 1, 1)
+    walk = walk_ring(GraphTables(x, VALENCE), size, torch.Generator().manual_seed(seed))
+    base = 4 ** torch.arange(size)
+    name = (torch.arange(len(rows)).repeat(400) * 4**size + (walk.atoms * base).sum(1))[walk.closed]
+    counts = torch.bincount(name, minlength=len(rows) * 4**size).double().numpy()
+    expected = np.zeros_like(counts)
+    for place, r in enumerate(rows.tolist()):
+        mine = row == r
+        expected[(place * 4**size + (atoms[mine] * base).sum(1)).numpy()] = 400 * chance[mine].numpy()
+    assert counts[expected == 0].sum() == 0
+    cells = expected > 0
+    statistic = ((counts - expected)[cells] ** 2 / expected[cells]).sum()
+    # cells of one row are negatively correlated, so χ² with as many degrees of freedom as cells is conservative
+    assert statistic < chi2.isf(1e-6, cells.sum())
+    # power: it would see a walk that prefers its paths by one part in four
+    gap = (0.25 * expected[cells]) ** 2 / expected[cells]
+    assert ncx2.cdf(chi2.isf(1e-6, cells.sum()), cells.sum(), gap.sum()) < 1e-3
+
+
+def test_an_index_of_weight_zero_is_never_drawn_and_the_others_by_weight(seed: int) -> None:
+    """n = 200,000 draws; binomial bound at 6 standard errors (2e-9 a cell)."""
+    n = 200_000
+    weights = torch.tensor([0.0, 3.0, 0.0, 1.0, 0.0, 1e-7, 0.0])
+    index, some = draw_index(weights.expand(n, 7), generator=torch.Generator().manual_seed(seed))
+    counts = torch.bincount(index, minlength=7).double()
+    assert bool(some.all())
+    assert counts[[0, 2, 4, 6]].sum() == 0
+    assert abs(counts[1] / n - 0.75) < 6 * (0.75 * 0.25 / n) ** 0.5
+    _, none = draw_index(torch.zeros(3, 5), generator=torch.Generator())
+    assert not bool(none.any())
+
+
+def test_two_sides_get_half_each_and_an_empty_side_nothing() -> None:
+    first = torch.tensor([[1.0, 3.0], [0.0, 0.0], [1.0, 1.0]])
+    second = torch.tensor([[2.0, 0.0], [5.0, 5.0], [0.0, 0.0]])
+    assert two_sided(first, second).tolist() == [[0.25, 0.75, 1, 0], [0, 0, 0.5, 0.5], [0.5, 0.5, 0, 0]]
+
+
+# -- larger molecules: rings of five and six, fragments of up to ten atoms, symmetric groups --------------------------
+
+
+def _automorphisms(x: torch.Tensor) -> int:
+    g = _graph(x)
+    same = nx.algorithms.isomorphism.GraphMatcher(g, g, lambda a, b: a == b, lambda a, b: a == b)
+    return sum(1 for _ in same.isomorphisms_iter())
+
+
+def _graph(x: torch.Tensor) -> nx.Graph:
+    n = int((x.diagonal() > 0).sum())
+    g = nx.Graph()
+    g.add_nodes_from((i, {"type": int(x[i, i])}) for i in range(n))
+    g.add_edges_from((i, j, {"order": int(x[i, j])}) for i in range(n) for j in range(i) if x[i, j])
+    return g
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return nx.is_isomorphic(_graph(a), _graph(b), lambda p, q: p == q, lambda p, q: p == q)
+
+
+def _all_from(move, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(y, site, option, log drawn, log forward) of every proposal from one molecule (V, V), without a context."""
+    sites = move.site_weights(x[None])[0]
+    site = sites.nonzero()[:, 0]
+    options = move.option_weights(x.expand(len(site), *x.shape), site)
+    pick, option = (options > 0).nonzero(as_tuple=True)
+    drawn = (sites[site[pick]] / sites.sum()).log() + (options[pick, option] / options[pick].sum(1)).log()
+    site = site[pick]
+    many = x.expand(len(site), *x.shape)
+    extra = move.log_multiplicity(many, site, option)
+    return move.apply(many, site, option), site, option, drawn, drawn if extra is None else drawn + extra
+
+
+def _fingerprint(x: torch.Tensor) -> torch.Tensor:
+    """(B,) a number equal for relabelled states: it only preselects pairs for the exact isomorphism check."""
+    y = x.double()
+    types = y.diagonal(dim1=1, dim2=2)
+    bonds = y - torch.diag_embed(types)
+    label = torch.where(types > 0, torch.sin(types * 12.9898), 0.0)
+    for _ in range(6):
+        label = torch.where(types > 0, torch.sin(label * 3.7 + ((bonds**1.3) * torch.cos(label)[:, None, :]).sum(-1)), 0.0)
+    return label.sum(-1)
+
+
+def _flow(move, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Σ over the proposals from x that lead to y of q · min(1, ratio), at a constant energy."""
+    end, site, option, drawn, forward = _all_from(move, x)
+    near = ((_fingerprint(end) - _fingerprint(y[None])).abs() < 1e-6).nonzero()[:, 0]
+    near = torch.tensor([r for r in near.tolist() if _same(end[r], y)], dtype=torch.long)
+    many = x.expand(len(near), *x.shape)
+    back_site, back_option = move.reverse(many, site[near], option[near], end[near])
+    backward = move.log_prob(end[near], back_site, back_option)
+    assert bool(backward.isfinite().all()), f"{move.name}: the reverse is illegal"
+    return float((drawn[near].double() + (backward - forward[near]).double().clamp(max=0)).exp().sum())
+
+
+def _check_pairs(name: str, count: int, seed: int) -> int:
+    """Balance between real molecules and random neighbours of theirs, |Aut| and isomorphism from NetworkX."""
+    data = load(name, 400)
+    valence = data.vocabulary.valence_table(torch.device("cpu")).long()
+    moves = build_kernel(mine_moves(data.x, valence, fragments=40)).moves
+    rng, checked = np.random.default_rng(seed), 0
+    for move in moves:
+        if move.name.startswith("repaint"):
+            continue
+        done = 0
+        for row in rng.permutation(len(data)):
+            x = data.x[row]
+            ends = _all_from(move, x)[0]
+            if not len(ends):
+                continue
+            y = ends[int(rng.integers(len(ends)))]
+            there, back = _flow(move, x, y), _flow(move, y, x)
+            ratio = (there / _automorphisms(x)) / (back / _automorphisms(y))
+            smiles = to_smiles(torch.stack([x, y]), data.vocabulary)
+            assert abs(ratio - 1) < 1e-5, f"{move.name}: {smiles} flows differ by a factor {ratio}"
+            done += 1
+            if done == count:
+                break
+        checked += done
+    return checked
+
+
+def test_moves_balance_between_real_molecules_and_their_neighbours(seed: int) -> None:
+    assert _check_pairs("qm9-sample", 4, seed) == 44
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qm9-sample", "zinc-sample", "moses-sample"])
+def test_moves_balance_between_many_real_molecules(name: str, seed: int) -> None:
+    assert _check_pairs(name, 25, seed) == 275
+
+
+def test_repainting_balances_on_real_rings(seed: int) -> None:
+    """Every (path, pattern) has its reverse on the same path: rings of five and six of ZINC, ratios from both ends."""
+    data = load("zinc-sample", 1200)
+    valence = data.vocabulary.valence_table(torch.device("cpu")).long()
+    generator = torch.Generator().manual_seed(seed)
+    for move in build_kernel(mine_moves(data.x, valence, fragments=0)).moves:
+        if not move.name.startswith("repaint"):
+            continue
+        path = walk_ring(GraphTables(data.x, valence), move.size, generator)
+        row = (move.site_weights(data.x, path)[:, 0] > 0).nonzero()[:, 0]
+        x, context = data.x[row], RingPath(path.atoms[row], path.closed[row])
+        site = torch.zeros(len(row), dtype=torch.long)
+        option, some = draw_index(move.option_weights(x, site, context), generator=generator)
+        x, site, option = x[some], site[some], option[some]
+        context = RingPath(context.atoms[some], context.closed[some])
+        assert len(x) > 20
+        y = move.apply(x, site, option, context)
+        assert torch.equal(data.space.validate(y), y)
+        assert torch.equal(y > 0, x > 0), "the law of the walk must be the same at both ends"
+        back_site, back = move.reverse(x, site, option, y, context)
+        assert torch.equal(move.apply(y, back_site, back, context), x)
+        assert bool(move.log_prob(y, back_site, back, context).isfinite().all())
+        again = move.reverse(y, back_site, back, x, context)
+        assert torch.equal(again[1], option)
+
+
+def test_balance_is_measured_on_a_library_with_symmetric_fragments() -> None:
+    library = settings().library
+    assert library is not None
+    assert bool((library.log_automorphisms > 0).any())
+    assert imbalance(np.eye(3), np.ones(3) / 3) == 0
