@@ -24,6 +24,7 @@ class MoleculeBank(ObjectiveState):
         self.state = state
         self.tried = dict.fromkeys(kernel.names, 0)
         self.accepted = dict.fromkeys(kernel.names, 0.0)
+        self.updates = 0
 
     @property
     def chains(self) -> Tensor:
@@ -77,7 +78,9 @@ class MolecularPCD(Objective):
     law is learned far beyond any fixed horizon (a bank with restarts learns the law of chains of one age only).
 
     ``n_steps`` kernel steps an update; ``n_chains`` the bank; ``share`` of the bank that moves and enters the loss at
-    each update; ``penalty`` on E² of both phases, 1/nats. Source: Tieleman 2008.
+    each update; ``penalty`` on the variance of the energies, 1/nats; ``ramp``: begin with one step an update and add one
+    every ``ramp`` updates, so that an untrained energy cannot lead the chains far from the data (0 = no ramp).
+    Source: Tieleman 2008.
     """
 
     kernel: MolecularKernel
@@ -85,6 +88,7 @@ class MolecularPCD(Objective):
     n_chains: int = 1024
     batch: int = 512
     penalty: float = 0.0
+    ramp: int = 0
     bank: MoleculeBank | None = None
 
     def init(self, energy: Any, data: Any, *, generator: torch.Generator) -> MoleculeBank:
@@ -97,7 +101,9 @@ class MolecularPCD(Objective):
         rows = None
         if self.batch < len(state.chains):
             rows = torch.randperm(len(state.chains), generator=generator, device=batch.device)[: self.batch]
-        acceptance = state.advance(self.kernel, energy, self.n_steps, generator=generator, rows=rows)
+        n_steps = min(self.n_steps, 1 + state.updates // self.ramp) if self.ramp else self.n_steps
+        state.updates += 1
+        acceptance = state.advance(self.kernel, energy, n_steps, generator=generator, rows=rows)
         negatives = state.chains if rows is None else state.chains[rows]
         values = energy.state_energy(torch.cat([batch, negatives]))
         positive, negative = values[: len(batch)], values[len(batch) :]

@@ -299,10 +299,10 @@ def _run_stages(
     seconds = 60 * minutes if minutes is not None else 60.0 * (n_iterations or 1) / 300
     data = Batches(x, plan.batch, generator)
     bank = MoleculeBank(fresh_chains(x, plan.n_chains, kernel, local_only, generator=generator), kernel)
-    pcd = {"n_steps": plan.n_steps, "n_chains": plan.n_chains, "batch": plan.batch, "penalty": plan.penalty, "bank": bank}
+    pcd: dict[str, Any] = {"n_steps": plan.n_steps, "n_chains": plan.n_chains, "batch": plan.batch, "penalty": plan.penalty, "bank": bank}
     parts = [] if network is None else list(network.parameters())
     stages: list[tuple[str, Any, Any, Any, dict[str, Any]]] = [
-        ("local", local_only, MolecularPCD(kernel, **pcd), list(local_only.parameters()),
+        ("local", local_only, MolecularPCD(kernel, ramp=5, **pcd), list(local_only.parameters()),
          {"lr": plan.lr_local, "clip": None}),
         ("contrast", energy, ResidualContrast(kernel, n_steps=plan.n_steps // 2, bank=bank, penalty=plan.penalty), parts,
          {"lr": plan.lr_contrast, "clip": plan.clip}),

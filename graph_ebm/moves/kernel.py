@@ -17,9 +17,9 @@ from discrete_ebm.errors import SettingError
 from discrete_ebm.samplers.accept import metropolis_hastings, metropolis_log_alpha, select
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
 from discrete_ebm.samplers.factored import FactoredNeighbourhood, propose_factored
-from discrete_ebm.samplers.informed import screen
+from discrete_ebm.samplers.informed import Proposal, screen
 
-__all__ = ["MolecularKernel"]
+__all__ = ["MolecularKernel", "propose_edit"]
 
 
 def _uniform(seed: int, step: int) -> float:
@@ -41,6 +41,17 @@ def _fixed_slots(clamp: Tensor, x: Tensor) -> Tensor:
     open_row = clamp & (~clamp.all(-1, keepdim=True) | (x > 0))
     told = clamp.diagonal(dim1=1, dim2=2) | open_row.any(1)
     return told.flip(1).cummax(dim=1).values.flip(1)
+
+
+def propose_edit(
+    move: FactoredNeighbourhood, x: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None
+) -> Proposal:
+    """A proposal of one move that keeps a clamp (V, V) or (C, V, V): what breaks it is illegal, never redrawn."""
+    if clamp is None:
+        return propose_factored(move, x, generator=generator)
+    proposal = propose_factored(move, x, generator=generator, fixed=_fixed_slots(clamp, x))
+    touched = ((proposal.y != x) & clamp).flatten(1).any(-1)
+    return proposal._replace(possible=proposal.possible & ~touched)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +121,8 @@ class MolecularKernel(Kernel):
         clamp: Tensor | None = None,
     ) -> tuple[ChainState, StepInfo]:
         move = self.moves[self.kind(generator.initial_seed(), int(state.step))]
-        fixed = None if clamp is None else _fixed_slots(clamp, state.x)
-        proposal = propose_factored(move, state.x, generator=generator, fixed=fixed)
+        proposal = propose_edit(move, state.x, generator=generator, clamp=clamp)
         possible = proposal.possible
-        if clamp is not None:  # an edit that touches a clamped entry is illegal: rejected, never redrawn
-            touched = ((proposal.y != state.x) & clamp).flatten(1).any(-1)
-            possible = possible & ~touched
         inverse_t = beta_column(beta, state.energy)
         proposal = proposal._replace(
             possible=possible, log_q_ratio=torch.where(possible, proposal.log_q_ratio, -torch.inf).to(state.energy.dtype)
@@ -143,7 +150,8 @@ class MolecularKernel(Kernel):
             hamming=torch.where(accepted, (proposal.y != state.x).flatten(1).sum(-1), 0),
             energy_calls=calls,
             gradient_calls=0.0,
-            non_finite=(promoted & ~energy_y.isfinite()).sum(),
+            # +∞ is a hard constraint at work, not a fault
+            non_finite=(promoted & (energy_y.isnan() | (energy_y == -torch.inf))).sum(),
         )
         x = select(accepted, proposal.y, state.x)
         return ChainState(x, torch.where(accepted, energy_y, state.energy), cache, state.step + 1), info
