@@ -28,6 +28,7 @@ from graph_ebm.cli_data import (
     read_samples,
     starting_molecules,
 )
+from graph_ebm.cli_lists import datasets, moves, properties
 
 _FILE_ENDINGS = {".smi", ".csv", ".sdf"}
 
@@ -79,10 +80,12 @@ class _Run:
     def seconds(self) -> float:
         return time.monotonic() - self.start
 
-    def finish(self, content: dict[str, Any], table: str, as_json: bool, quiet: bool) -> None:
-        """Write run.json, print the result, and end with 130 if the run was cut short."""
+    def finish(
+        self, content: dict[str, Any], table: str, as_json: bool, quiet: bool, history: dict[str, Any] | None = None
+    ) -> None:
+        """Write run.json (with the history), print the result, and end with 130 if the run was cut short."""
         content = {**content, "seconds": round(self.seconds, 3), "interrupted": self.interrupted}
-        self.folder.run({"command": _command(), **content})
+        self.folder.run({"command": _command(), **content, **({} if history is None else {"history": history})})
         if as_json:
             echo_json({"folder": str(self.folder.path), "files": sorted(self.folder.written), **content})
         elif not quiet:
@@ -148,7 +151,8 @@ def train(
         run_.folder.report(render(page))
         last = {key: _last(values) for key, values in dict(getattr(model, "history", None) or {}).items()}
         table = "\n".join(f"{key:<24} {value}" for key, value in last.items() if isinstance(value, (int, float, str)))
-        run_.finish({"settings": settings, "data": _counts(molecules), "last": last}, table, as_json, quiet)
+        content = {"settings": settings, "data": _counts(molecules), "last": last}
+        run_.finish(content, table, as_json, quiet, getattr(model, "history", None))
 
 
 @cli.command()
@@ -217,11 +221,17 @@ def generate(
 @click.option("--like", metavar="SMILES", default=None, help="Start here and stay similar.")
 @click.option("--similarity", type=click.FloatRange(0, 1), default=None, help="Least Tanimoto similarity to --like.")
 @_keep
+@click.option("--start", multiple=True, metavar="SMILES|FILE", help="Molecules to start from; may be repeated.")
+@click.option("--steps", type=click.IntRange(min=1), default=None, help="Sampling steps [default: what time allows].")
+@click.option("--strength", type=click.FloatRange(min=0), default=None, help="Weight of the experts [default: 1].")
+@click.option("--strategy", type=click.Choice(["joint", "compose"]), default=None, help="One expert, or one a target.")
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
 @click.option("--base", type=click.Path(path_type=Path), default=None, help="Folder of an unconditional model.")
 @common_options()
 def optimize(
     targets: tuple[str, ...], data: str, column: str, limit: int | None, max_atoms: int | None, minutes: float,
     fraction: float | None, n: int | None, like: str | None, similarity: float | None, keep: str | None,
+    start: tuple[str, ...], steps: int | None, strength: float | None, strategy: str | None, threads: int | None,
     base: Path | None, seed: int, device: str, output: Path | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make molecules with more of a PROPERTY.
@@ -241,16 +251,20 @@ def optimize(
     check_device(device)
     check_smarts(keep, "--keep")
     like = check_smiles(like, "--like")
+    starts = starting_molecules(start, column)
     wanted = [Target.parse(text) for text in targets]
     prior = None if base is None else _load(base)
     molecules = load_molecules(data, column, limit=limit, max_atoms=max_atoms, quiet=quiet)
     settings = {"targets": list(targets), "data": data, "n_molecules": len(molecules), "seed": seed, "minutes": minutes,
                 "fraction": fraction, "n": n, "like": like, "similarity": similarity, "keep": keep,
+                "start": starts, "steps": steps, "strength": strength, "strategy": strategy, "device": device,
                 "base": None if base is None else str(base)}  # fmt: skip
     with _run("optimize", output, settings) as run_:
         result = improve(
-            wanted, data=molecules, minutes=minutes, seed=seed, output=run_.folder.path, progress=not quiet,
-            **_given(fraction=fraction, n=n, like=like, similarity=similarity, keep=keep, base=prior),
+            wanted, data=molecules, minutes=minutes, seed=seed, device=device, output=run_.folder.path,
+            progress=not quiet,
+            **_given(fraction=fraction, n=n, like=like, similarity=similarity, keep=keep, base=prior, start=starts,
+                     n_steps=steps, strength=strength, strategy=strategy, threads=threads),
         )  # fmt: skip
         run_.interrupted = bool(getattr(result, "interrupted", False))
         run_.folder.molecules(result.molecules)
@@ -274,7 +288,7 @@ def optimize(
         run_.folder.report(render(page))
         content = {"settings": settings, "data": _counts(molecules), "figures": result.figures,
                    "evaluation": evaluation.to_dict(), "caveats": list(result.caveats)}  # fmt: skip
-        run_.finish(content, _best(result, [t.name for t in wanted]), as_json, quiet)
+        run_.finish(content, _best(result, [t.name for t in wanted]), as_json, quiet, result.history)
 
 
 @cli.command()
@@ -320,64 +334,6 @@ def evaluate(
         write_json(run_.folder / "evaluation.json", content)
         run_.folder.written["evaluation.json"] = "all figures"
         run_.finish(content, found.table(), as_json, quiet)
-
-
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def moves(as_json: bool) -> None:
-    """List the moves between molecules and how often each is tried."""
-    from graph_ebm import moves as module
-    from graph_ebm.moves.build import DEFAULT_WEIGHTS
-
-    classes = {getattr(kind, "name", None): kind for kind in vars(module).values() if isinstance(kind, type)}
-    total = sum(DEFAULT_WEIGHTS.values())
-    rows = []
-    for name, weight in DEFAULT_WEIGHTS.items():
-        kind = classes.get(name, module.RepaintRing if name.startswith("repaint") else None)
-        first = (kind.__doc__ or "").strip().splitlines()[0] if kind is not None else ""
-        what = first.split(". ")[0].rstrip(".").replace("``size``", name.rsplit("-", 1)[-1]).replace("``", "")
-        rows.append({"name": name, "share": round(weight / total, 4), "what": what})
-    _list(rows, as_json)
-
-
-@cli.command()
-@click.argument("smiles", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def properties(smiles: tuple[str, ...], as_json: bool) -> None:
-    """List the properties; with SMILES, print their values instead."""
-    from graph_ebm import properties as registry
-
-    if not smiles:
-        specs = [registry.spec(name) for name in registry.names()]
-        _list([{"name": s.name, "better": "higher" if s.higher_is_better else "lower", "unit": s.unit,
-                "what": s.summary} for s in specs], as_json)  # fmt: skip
-        return
-    checked = [check_smiles(text, "SMILES") for text in smiles]
-    values, failures = registry.compute(registry.names(), checked)
-    if len(failures):
-        first = failures.items[0]
-        raise DataError(f"every property must have a value; got {first.detail} for {first.property} of {first.smiles}.")
-    rows = [{k: round(float(v[i]), 4) for k, v in values.items()} for i in range(len(checked))]
-    _list([{"smiles": s, **row} for s, row in zip(checked, rows, strict=True)], as_json)
-
-
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def datasets(as_json: bool) -> None:
-    """List the packaged data sets."""
-    from graph_ebm import datasets as module
-
-    items = [module.describe(name) for name in module.names()]
-    _list([{"name": i.name, "what": i.summary, "licence": i.licence} for i in items], as_json)
-
-
-def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        echo_json(rows)
-        return
-    widths = {key: max(len(str(row[key])) for row in [*rows, {key: key}]) for key in rows[0]}
-    for row in [{key: key for key in rows[0]}, *rows]:
-        click.echo("  ".join(str(row[key]).ljust(widths[key]) for key in widths).rstrip())
 
 
 def _model_folder(path: Path) -> Path:
@@ -440,6 +396,9 @@ def _command() -> str:
     """This call as one would type it; ``run`` leaves the arguments in the context."""
     return shlex.join(["graph-ebm", *(click.get_current_context().find_object(dict) or {}).get("argv", ())])
 
+
+for _command_of_lists in (moves, properties, datasets):
+    cli.add_command(_command_of_lists)
 
 if __name__ == "__main__":
     main()

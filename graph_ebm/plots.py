@@ -109,7 +109,9 @@ def distribution_svg(
         if len(both) == 0:
             axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color=MUTED)
         else:
-            low, high = np.quantile(both, [0.002, 0.998])
+            # Of each side alone: the smaller set must not be cut by the larger one's tails.
+            ends = [np.quantile(values, [0.002, 0.998]) for values in sides if len(values)]
+            low, high = min(e[0] for e in ends), max(e[1] for e in ends)
             low, high = (low - 0.5, high + 0.5) if high - low < 1e-9 else (low, high)
             integers = bool(np.all(both == np.round(both))) and high - low <= 60
             bins = np.arange(np.floor(low) - 0.5, np.ceil(high) + 1.0) if integers else np.linspace(low, high, 41)
@@ -162,6 +164,7 @@ def curves_svg(
         if zero_line:
             axes.axhline(0.0, color="#98a2b3", lw=0.8)
         if stages:
+            axes.margins(y=0.14)  # room for the names of the stages
             _stage_bands(axes, horizontal, stages)
         if len(series) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, fontsize=8.5, borderaxespad=0.2,
@@ -169,13 +172,14 @@ def curves_svg(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.margins(x=0.01)
+        axes.set_xmargin(0.01)
         return _svg(figure, f"{title or y_label} over {x_label}")
 
 
 def _stage_bands(axes: Axes, x: np.ndarray, stages: Sequence[str]) -> None:
     """Shade every second training stage and name each at the top."""
     start = 0
+    axes.set_xlim(np.nanmin(x), np.nanmax(x))  # a curve may miss at both ends; the stages do not
     for k, (name, run) in enumerate(itertools.groupby(stages[: len(x)])):
         end = start + len(list(run))
         left, right = x[start], x[min(end, len(x) - 1)]

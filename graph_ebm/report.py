@@ -59,6 +59,7 @@ class Report:
         headline: (number, label) pairs: the four to six figures a reader should see first.
         molecules: rows with the key ``smiles`` and the values to show, best first; the first 24 are drawn.
         columns: keys of the rows shown as values; every number of the first row when empty.
+        heading, order: the section's name, and in words the order of the rows.
         training: SMILES of the training set, where the nearest neighbour of each drawn molecule is looked up.
         start: SMILES the optimisation started from. keep: SMARTS that was kept; shaded in the drawings.
         comparisons: properties before and after. labels: what "before" and "after" are called.
@@ -76,6 +77,8 @@ class Report:
     headline: Sequence[tuple[str, str]] = ()
     molecules: Sequence[Mapping[str, Any]] = ()
     columns: Sequence[str] = ()
+    heading: str = "Best molecules"
+    order: str = "best first"
     training: Sequence[str] | CheckedSamples = ()
     start: str | None = None
     keep: str | None = None
@@ -110,6 +113,7 @@ def render(report: Report) -> str:
         cards=_cards(report, drawn),
         n_molecules=len(report.molecules),
         start=Markup(plots.molecule_svg(report.start, highlight=report.keep)) if report.start else "",
+        has_targets=any(c.target is not None for c in report.comparisons),
         charts=[_comparison(c, report.labels) for c in report.comparisons],
         curves=_training_curves(report.history),
         trace=_trace_curves(report.trace),
@@ -213,6 +217,9 @@ def _numbers(values: Any) -> list[float] | None:
 _CURVE_TITLES = {
     "gap": ("Energy gap (nats)", "Mean energy of the chains minus that of the data; near 0 when the model fits."),
     "distance": ("Distance of fresh samples", "Of chains never started from training molecules, to the data."),
+    "mean_atoms": ("Mean heavy atoms", "Of the chains while training."),
+    "energy_sd": ("Spread of energies (nats)", "Standard deviation over the chains."),
+    "accuracy": ("Accuracy of the contrast", "How often real molecules are told from draws of the simpler law."),
     "loss": ("Loss", "What training minimises; stages have different scales."),
 }
 

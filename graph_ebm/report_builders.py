@@ -29,21 +29,25 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def target_range(target: Any, before: np.ndarray | None = None) -> tuple[float | None, float | None] | None:
-    """(low, high) to shade for a ``Target``: its range; nothing for a plain maximise or minimise without bounds."""
-    low, high = getattr(target, "low", None), getattr(target, "high", None)
+def target_range(target: Any) -> tuple[float | None, float | None] | None:
+    """(low, high) of a ``Target`` to shade, None for an open end; None for a target without bounds."""
+    low, high = (None if v is None or math.isinf(v) else float(v) for v in (_get(target, "low"), _get(target, "high")))
     return None if low is None and high is None else (low, high)
 
 
+def _get(target: Any, name: str) -> Any:
+    return getattr(target, name, None)
+
+
 def describe_target(target: Any) -> str:
-    """A ``Target`` in words: "qed as high as possible", "logp between 1 and 3"."""
-    name, direction = getattr(target, "name", str(target)), getattr(target, "direction", "max")
-    low, high = getattr(target, "low", None), getattr(target, "high", None)
-    if low is not None or high is not None:
-        if low is not None and high is not None:
-            return f"{name} between {low:g} and {high:g}"
-        return f"{name} at least {low:g}" if low is not None else f"{name} at most {high:g}"
-    return f"{name} as {'low' if direction == 'min' else 'high'} as possible"
+    """A ``Target`` in words: "higher qed", "logp between 1 and 3", "sa at most 2.5"."""
+    name, bounds = _get(target, "name") or str(target), target_range(target)
+    if bounds is None:
+        return f"{'lower' if _get(target, 'direction') == 'min' else 'higher'} {name}"
+    low, high = bounds
+    if low is not None and high is not None:
+        return f"{name} between {low:g} and {high:g}"
+    return f"{name} at least {low:g}" if low is not None else f"{name} at most {high:g}"
 
 
 def share_headlines(evaluation: Evaluation | None) -> list[tuple[str, str]]:
@@ -111,25 +115,41 @@ def optimization_report(
     return Report(
         title=f"Molecules with {_join(words)}",
         kind="graph-ebm optimize",
-        summary=_summary(before, after, names, len(rows)),
+        summary=("The target was not reached in this run. " if _missed(figures) else "")
+        + _summary(before, after, names, len(rows)),
         command=command,
-        asked=[*(("Target", word) for word in words), *asked],
+        asked=[*(("Target", word) for word in words), *_thresholds(figures), *asked],
         headline=headline[:6],
         molecules=rows,
         columns=_columns(rows, names),
         training=training,
         start=start,
         keep=keep,
-        comparisons=comparisons(before, after, targets),
+        comparisons=comparisons(before, after, getattr(result, "targets", None) or targets),
         history=_mapping(getattr(result, "history", None)),
         trace=_mapping(getattr(generated, "trace", None)),
         acceptance=_mapping(getattr(generated, "acceptance", getattr(result, "acceptance", None))),
         evaluation=evaluation,
         baselines=baselines,
-        caveats=[*(getattr(result, "caveats", None) or ()), SELECTED, STEREO, NOT_MADE],
+        caveats=[*_missed(figures), *(getattr(result, "caveats", None) or (SELECTED, NOT_MADE)), STEREO],
         provenance={**(provenance or {}), "figures": {k: v for k, v in figures.items() if _scalar(v)}},
         files=files,
     )
+
+
+def _missed(figures: Mapping[str, Any]) -> list[str]:
+    """A plain word where the samples hit the target no more often than the data do."""
+    hit, base = figures.get("hit_rate"), figures.get("base_rate")
+    if not isinstance(hit, (int, float)) or not isinstance(base, (int, float)) or hit > base:
+        return []
+    return ["The samples reach the target no more often than the training data do: this run did not improve them. "
+            "Train longer (--minutes), or use more data."]  # fmt: skip
+
+
+def _thresholds(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What counts as a hit: the bounds that the experts' training molecules keep."""
+    found = figures.get("thresholds")
+    return [("A hit is", "; ".join(str(t) for t in found))] if found else []
 
 
 def _scalar(value: Any) -> bool:
@@ -159,8 +179,10 @@ def _hit_headline(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not isinstance(hit, (int, float)) or not math.isfinite(hit):
         return []
     if isinstance(base, (int, float)) and math.isfinite(base) and base > 0:
-        words = f"hit rate over the training data ({100 * hit:.1f} % against {100 * base:.1f} %)"
-        return [(f"× {hit / base:.1f}", words)]
+        words = f"hit rate over the training data: {100 * hit:.1f} % against {100 * base:.1f} %"
+        low, high = figures.get("lift_low"), figures.get("lift_high")
+        interval = f" (95 %: × {low:.1f} to {high:.1f})" if isinstance(low, float) and isinstance(high, float) else ""
+        return [(f"× {hit / base:.1f}", words + interval)]
     return [(f"{100 * hit:.1f} %", "of all samples reach the target")]
 
 
@@ -251,6 +273,7 @@ def generation_report(
         command=command, asked=asked, headline=headline, molecules=rows, columns=_columns(rows, ()), training=training,
         start=start, keep=keep,
         comparisons=[Comparison(name, c.reference, c.samples) for name, c in properties.items() if len(c.reference)],
-        labels=("reference", "generated"), trace=_mapping(generated.trace), acceptance=_mapping(generated.acceptance),
+        heading="Molecules", order="as drawn", labels=("reference", "generated"),
+        trace=_mapping(generated.trace), acceptance=_mapping(generated.acceptance),
         evaluation=evaluation, caveats=[*caveats, STEREO, NOT_MADE], provenance=provenance or {}, files=files,
     )  # fmt: skip

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from graph_ebm.fcd import Statistics
 
 DEFAULT_PROPERTIES = ("qed", "logp", "sa", "tpsa", "mw", "rings")
+MAX_PROPERTIES = 5_000  # reference molecules whose properties are computed: about 3 ms each
 MAX_COMPARED = 20_000  # molecules a side, evenly spaced, in comparisons of fingerprints and properties
 
 
@@ -169,7 +170,7 @@ def evaluate(
         histograms, distances = _histograms(valid, compared.valid)
         figures += distances
         _next(bar, "properties")
-        sides = _spread(valid, max_compared), _spread(compared.valid, max_compared)
+        sides = _spread(valid, max_compared), _spread(compared.valid, min(max_compared, MAX_PROPERTIES))
         comparisons = compare_properties(*sides, properties)
         _next(bar, "done")
     if fcd is not False:
@@ -307,7 +308,7 @@ def _number(value: float | None) -> str:
 
 def _mean_sd(values: np.ndarray) -> str:
     summary = _summary(values)
-    return "-" if not summary["n"] else f"{_number(summary['mean'])} ± {_number(summary['sd'])}"
+    return "-" if not summary["n"] else f"{_number(summary['mean'])} ± {_number(summary['sd'])} (n {len(values):,})"
 
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -176,7 +176,7 @@ def test_optimize_writes_everything_and_prints_the_best(calls, molecules, tmp_pa
     assert "fraction" not in kwargs  # what was not asked keeps the library's default
     assert "4 molecules in all" in capsys.readouterr().out
     html = (tmp_path / "out" / "report.html").read_text()
-    assert "hit rate over the training data (50.0 % against 10.0 %)" in html
+    assert "hit rate over the training data: 50.0 % against 10.0 %" in html
     assert "graph-ebm optimize qed" in html
 
 

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import math
 import os
 import re
 from html.parser import HTMLParser
@@ -167,8 +168,9 @@ class _Target:
 
 
 def test_targets_are_said_in_words():
-    assert describe_target(_Target("qed", "max")) == "qed as high as possible"
-    assert describe_target(_Target("sa", "min")) == "sa as low as possible"
+    assert describe_target(_Target("qed", "max", -math.inf, math.inf)) == "higher qed"
+    assert describe_target(_Target("sa", "min")) == "lower sa"
+    assert describe_target(_Target("sa", "min", -math.inf, 2.5)) == "sa at most 2.5"
     assert describe_target(_Target("logp", "range", 1, 3)) == "logp between 1 and 3"
     assert describe_target(_Target("logp", "range", 1)) == "logp at least 1"
 
@@ -186,7 +188,7 @@ def test_an_optimisation_becomes_a_report():
     assert report.columns == ["qed", "energy"]
     assert report.headline[0][0] == "× 6.0"
     html = render(report)
-    assert "Molecules with qed as high as possible" in html
+    assert "Molecules with higher qed" in html
     assert "Small data." in html
 
 
@@ -292,3 +294,16 @@ def test_results_of_other_forms_become_reports_too():
     check(html)
     for text in ("qed at least 0.6", "Energy gap", "sampling step", "25.0 %", "mean qed 0.700 against 0.500"):
         assert text in html, text
+
+
+@pytest.mark.parametrize(("hit", "missed"), [(0.05, True), (0.0, True), (0.3, False)])
+def test_a_run_that_improved_nothing_says_so(hit, missed):
+    result = SimpleNamespace(
+        molecules=[], history={}, before={"qed": [0.5]}, after={"qed": [0.4]}, caveats=["Other."],
+        figures={"hit_rate": hit, "base_rate": 0.1, "lift_low": 0.2, "lift_high": 0.9, "thresholds": ["qed >= 0.8"]},
+    )  # fmt: skip
+    report = optimization_report(result, [_Target("qed", "max")])
+    assert report.summary.startswith("The target was not reached") is missed
+    assert any("did not improve" in caveat for caveat in report.caveats) is missed
+    assert "95 %: × 0.2 to 0.9" in report.headline[0][1]
+    assert ("A hit is", "qed >= 0.8") in report.asked
