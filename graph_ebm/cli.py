@@ -386,10 +386,11 @@ def _best(result: Any, names: list[str], n: int = 10) -> str:
 
 
 def _last(values: Any) -> Any:
-    """The last entry of a history column."""
+    """The last entry of a history column that is not NaN (some are measured only now and then)."""
     if isinstance(values, dict):
         return {key: _last(v) for key, v in values.items()}
-    return values[-1] if isinstance(values, (list, tuple)) and values else None
+    known = [v for v in values if v == v] if isinstance(values, (list, tuple)) else []
+    return known[-1] if known else None
 
 
 def _command() -> str:
