@@ -12,7 +12,7 @@ import torch
 from discrete_ebm.samplers.factored import FactoredNeighbourhood
 from graph_ebm.moves import MolecularKernel, MoveSettings, build_kernel, mine_fragments, mine_ring_patterns
 from graph_ebm.moves.rings import RepaintRing, RingPath
-from tests.graph_ebm.small_space import Clamped, V, index_of, molecules
+from tests.graph_ebm.small_space import Clamped, V, index_of, molecules, relabelled
 
 VALENCE = torch.tensor((0, 4, 3, 2))
 
@@ -145,10 +145,13 @@ def proposals(
     return Proposals(*(np.concatenate(parts) for parts in zip(*out, strict=True)))
 
 
-def matrix(drawn: Proposals, energy: np.ndarray, beta: float = 1.0) -> np.ndarray:
-    """Transition matrix (M, M) over molecules of Metropolis–Hastings with one move."""
+def matrix(
+    drawn: Proposals, energy: np.ndarray, beta: float = 1.0, surrogate: np.ndarray | None = None
+) -> np.ndarray:
+    """Transition matrix (M, M) over molecules of Metropolis–Hastings with one move, in two stages with a surrogate."""
     change = energy[drawn.end] - energy[drawn.start]
-    accept = np.exp(np.minimum(0.0, -beta * change + drawn.log_ratio))
+    first = change if surrogate is None else surrogate[drawn.end] - surrogate[drawn.start]
+    accept = np.exp(np.minimum(0.0, -beta * first + drawn.log_ratio) + np.minimum(0.0, -beta * (change - first)))
     p = np.zeros((len(energy), len(energy)))
     np.add.at(p, (drawn.start, drawn.end), drawn.chance * accept)
     p[np.diag_indices_from(p)] += 1.0 - p.sum(1)
@@ -164,3 +167,38 @@ def imbalance(p: np.ndarray, law: np.ndarray) -> float:
     """Largest |π(x) P(x, y) − π(y) P(y, x)|."""
     flow = law[:, None] * p
     return float(np.abs(flow - flow.T).max())
+
+
+class TableEnergy:
+    """An energy given as a table over molecules, with a surrogate that is another table."""
+
+    def __init__(self, table: np.ndarray, surrogate: np.ndarray | None = None) -> None:
+        self.table = torch.tensor(table)
+        self.calls = 0
+        if surrogate is not None:
+            other = torch.tensor(surrogate)
+            self.surrogate = lambda x: other[torch.tensor(index_of(x))]
+
+    def state_energy(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += len(x)
+        return self.table[torch.tensor(index_of(x))]
+
+
+def noisy(energy: np.ndarray, seed: int = 5) -> np.ndarray:
+    """A poor surrogate: the energy and as much noise again."""
+    return 0.7 * energy + np.random.default_rng(seed).normal(size=len(energy))
+
+
+def walk(
+    k: MolecularKernel, energy: TableEnergy, start: np.ndarray, n_steps: int, seed: int, beta: float | torch.Tensor = 1.0
+) -> tuple[np.ndarray, list[int]]:
+    """Rows where chains from ``start`` (C,), their atoms in random orders, are after ``n_steps``; and the moves used."""
+    generator = torch.Generator().manual_seed(seed)
+    x = relabelled(molecules()[0][torch.tensor(start)], generator)
+    state = k.init(energy, x, generator=generator)
+    kinds = []
+    for _ in range(n_steps):
+        kinds.append(k.kind(generator.initial_seed(), int(state.step)))
+        state, _ = k.step(energy, state, generator=generator, beta=beta)
+        assert torch.equal(state.energy, energy.table[torch.tensor(index_of(state.x))]), "the energy is stale"
+    return index_of(state.x), kinds

@@ -86,14 +86,12 @@ def index_of(x: torch.Tensor) -> np.ndarray:
     return index
 
 
-def relabelled(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def relabelled(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """The same molecules (B, V, V), the atoms of each in a random order."""
-    out = x.clone()
-    for row in range(len(x)):
-        n = int((x[row].diagonal() > 0).sum())
-        order = torch.tensor(rng.permutation(n))
-        out[row, :n, :n] = x[row][order][:, order]
-    return out
+    key = torch.rand(x.shape[:2], generator=generator) + (x.diagonal(dim1=1, dim2=2) == 0) * 2.0
+    order = key.argsort(dim=1)
+    rows = x.gather(1, order[:, :, None].expand(x.shape))
+    return rows.gather(2, order[:, None, :].expand(x.shape))
 
 
 class Clamped:
