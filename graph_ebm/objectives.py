@@ -14,7 +14,7 @@ from discrete_ebm.objectives.base import Objective, ObjectiveOutput, ObjectiveSt
 from discrete_ebm.samplers.base import ChainState
 from graph_ebm.moves.kernel import MolecularKernel
 
-__all__ = ["MolecularPCD", "MoleculeBank", "ResidualContrast", "fresh_chains"]
+__all__ = ["MolecularPCD", "MoleculeBank", "ResidualContrast", "starting_chains"]
 
 
 class MoleculeBank(ObjectiveState):
@@ -61,13 +61,18 @@ class MoleculeBank(ObjectiveState):
         return total / max(1, n_steps)
 
 
-def fresh_chains(x: Tensor, n: int, kernel: MolecularKernel, energy: Any, *, generator: torch.Generator) -> ChainState:
-    """Chains at ``n`` random rows of x (with replacement only when n > len(x))."""
-    if n <= len(x):
-        rows = torch.randperm(len(x), generator=generator, device=x.device)[:n]
+def starting_chains(
+    x: Tensor, n: int, kernel: MolecularKernel, energy: Any, *, generator: torch.Generator, fresh: Tensor | None = None
+) -> ChainState:
+    """n chains: at the states ``fresh`` (F, V, V) first, the others at random rows of x (with replacement only where
+    there are too few)."""
+    start = x[:0] if fresh is None else fresh[:n]
+    left = n - len(start)
+    if left <= len(x):
+        rows = torch.randperm(len(x), generator=generator, device=x.device)[:left]
     else:
-        rows = torch.randint(len(x), (n,), generator=generator, device=x.device)
-    return kernel.init(energy, x[rows], generator=generator)
+        rows = torch.randint(len(x), (left,), generator=generator, device=x.device)
+    return kernel.init(energy, torch.cat([start, x[rows]]), generator=generator)
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class MolecularPCD(Objective):
     def init(self, energy: Any, data: Any, *, generator: torch.Generator) -> MoleculeBank:
         if self.bank is not None:
             return self.bank
-        return MoleculeBank(fresh_chains(data, self.n_chains, self.kernel, energy, generator=generator), self.kernel)
+        return MoleculeBank(starting_chains(data, self.n_chains, self.kernel, energy, generator=generator), self.kernel)
 
     def loss(self, energy: Any, batch: Any, state: ObjectiveState, *, generator: torch.Generator) -> ObjectiveOutput:
         assert isinstance(state, MoleculeBank)
@@ -153,7 +158,7 @@ class ResidualContrast(Objective):
     def init(self, energy: Any, data: Any, *, generator: torch.Generator) -> MoleculeBank:
         if self.bank is not None:
             return self.bank
-        chains = fresh_chains(data, self.n_chains, self.kernel, energy.local, generator=generator)
+        chains = starting_chains(data, self.n_chains, self.kernel, energy.local, generator=generator)
         return MoleculeBank(chains, self.kernel)
 
     def loss(self, energy: Any, batch: Any, state: ObjectiveState, *, generator: torch.Generator) -> ObjectiveOutput:

@@ -27,7 +27,7 @@ from discrete_ebm.trainer import Batches, Trainer
 from graph_ebm.energies import GraphEnergy, LocalEnergy, MolecularEnergy, RelationalEnergy, TransformerEnergy
 from graph_ebm.graphs import MoleculeSet
 from graph_ebm.moves import MolecularKernel, MoveSettings, build_kernel, mine_moves
-from graph_ebm.objectives import MolecularPCD, MoleculeBank, ResidualContrast, fresh_chains
+from graph_ebm.objectives import MolecularPCD, MoleculeBank, ResidualContrast, starting_chains
 from graph_ebm.space import MolecularSpace
 
 __all__ = ["MolecularModel", "TrainSettings", "distance_to_data", "load_model", "single_atoms", "train"]
@@ -45,7 +45,7 @@ class TrainSettings:
         n_chains: persistent chains. batch: data rows and moved chains of an update. n_steps: kernel steps of an update.
         lr_local, lr_contrast: Adam's step sizes of the first two stages; lr_chains: of (local, network) in the third.
         ema: decay of the averaged copy that is kept. clip: largest gradient norm of the network's updates.
-        penalty: weight of the energies' variance, 1/nats.
+        penalty: weight of the energies' variance, 1/nats. fresh: share of the chains that start from single atoms.
     """
 
     network: str | None = "relational"
@@ -61,6 +61,7 @@ class TrainSettings:
     ema: float = 0.99
     clip: float = 5.0
     penalty: float = 0.0
+    fresh: float = 0.25
 
     def __post_init__(self) -> None:
         if self.network is not None and self.network not in NETWORKS:
@@ -298,11 +299,13 @@ def _run_stages(
     total = sum(shares)
     seconds = 60 * minutes if minutes is not None else 60.0 * (n_iterations or 1) / 300
     data = Batches(x, plan.batch, generator)
-    bank = MoleculeBank(fresh_chains(x, plan.n_chains, kernel, local_only, generator=generator), kernel)
+    # some chains start from single atoms, so that the way from there to real molecules is learned as well
+    fresh = single_atoms(model.space, 0 if from_base else round(plan.fresh * plan.n_chains), x.device)
+    bank = MoleculeBank(starting_chains(x, plan.n_chains, kernel, energy, generator=generator, fresh=fresh), kernel)
     pcd: dict[str, Any] = {"n_steps": plan.n_steps, "n_chains": plan.n_chains, "batch": plan.batch, "penalty": plan.penalty, "bank": bank}
     parts = [] if network is None else list(network.parameters())
     stages: list[tuple[str, Any, Any, Any, dict[str, Any]]] = [
-        ("local", local_only, MolecularPCD(kernel, ramp=5, **pcd), list(local_only.parameters()),
+        ("local", local_only, MolecularPCD(kernel, ramp=2, **pcd), list(local_only.parameters()),
          {"lr": plan.lr_local, "clip": None}),
         ("contrast", energy, ResidualContrast(kernel, n_steps=plan.n_steps // 2, bank=bank, penalty=plan.penalty), parts,
          {"lr": plan.lr_contrast, "clip": plan.clip}),
