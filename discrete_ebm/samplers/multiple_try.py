@@ -41,7 +41,7 @@ class MultipleTry(NamedTuple):
     ``x`` and ``energy`` (C,): where the chains stand now; ``chosen``: the candidate that was picked (x where there was
     none); ``accepted`` (C,) bool; ``acceptance`` (C,) its probability given the candidates and references;
     ``calls``: evaluations of the energy per chain; ``non_finite`` () int64: candidates and references whose energy was
-    not finite (they have weight 0).
+    nan or −∞. Those have weight 0, as have states of energy +∞ (a hard constraint at work, not a fault).
     """
 
     x: Tensor
@@ -87,7 +87,8 @@ def _weigh(
     most = torch.finfo(log_r.dtype).max / 8
     log_r = log_r.nan_to_num(nan=0.0).clamp(-most, most)
     log_weight = torch.where(legal & finite, log_g(log_r), -torch.inf)
-    return _Weighed(proposal.y, energy_y, log_weight, log_g(-log_r), evaluated, (legal & ~finite).sum())
+    faults = legal & (energy_y.isnan() | (energy_y == -torch.inf))
+    return _Weighed(proposal.y, energy_y, log_weight, log_g(-log_r), evaluated, faults.sum())
 
 
 def _log_ratio(log_q_ratio: Tensor, beta: Tensor, delta: Tensor) -> Tensor:

@@ -17,10 +17,9 @@ from discrete_ebm.errors import CapabilityError, SettingError
 from discrete_ebm.samplers.accept import metropolis_hastings, metropolis_log_alpha, select
 from discrete_ebm.samplers.balancing import log_balancing
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
-from discrete_ebm.samplers.factored import propose_factored
 from discrete_ebm.samplers.informed import Proposal
 from discrete_ebm.samplers.multiple_try import check_tries, multiple_try
-from graph_ebm.moves.kernel import MolecularKernel
+from graph_ebm.moves.kernel import MolecularKernel, propose_edit
 
 __all__ = ["ShortlistKernel"]
 
@@ -90,12 +89,8 @@ class ShortlistKernel(Kernel):
         inverse_t = beta_column(beta, state.energy)
 
         def propose(x: Tensor, chain: Tensor) -> Proposal:
-            proposal = propose_factored(move, x, generator=generator)
-            if clamp is None:
-                return proposal
-            kept = clamp if clamp.dim() < x.dim() else clamp[chain]
-            touched = ((proposal.y != x) & kept).flatten(1).any(-1)  # illegal at every state: rejected, never redrawn
-            return proposal._replace(possible=proposal.possible & ~touched)
+            kept = clamp[chain] if clamp is not None and clamp.dim() == x.dim() else clamp
+            return propose_edit(move, x, generator=generator, clamp=kept)
 
         if self.scored_by == "energy":
             tried = multiple_try(
@@ -122,7 +117,7 @@ class ShortlistKernel(Kernel):
             state.step + 1,
         )
         acceptance = tried.acceptance * torch.where(tried.accepted, second, 0.0)
-        non_finite = tried.non_finite + (tried.accepted & ~energy_y.isfinite()).sum()
+        non_finite = tried.non_finite + (tried.accepted & (energy_y.isnan() | (energy_y == -torch.inf))).sum()
         return new, self._info(state, new.x, accepted, acceptance, calls, non_finite)
 
     @staticmethod
