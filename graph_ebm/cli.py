@@ -215,7 +215,7 @@ def generate(
 @cli.command()
 @click.argument("targets", nargs=-1, required=True, metavar="PROPERTY...")
 @_data_options
-@_minutes
+@click.option("--minutes", type=click.FloatRange(0.01), default=8, show_default=True, help="Training and sampling.")
 @click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=None, help="Best part of the data.")
 @click.option("-n", "n", type=click.IntRange(min=1), default=None, help="Molecules to draw.")
 @click.option("--like", metavar="SMILES", default=None, help="Start here and stay similar.")

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from discrete_ebm.errors import MoleculeError, NonFiniteEnergyError, SettingError
 from discrete_ebm.samplers.base import ChainState
+from graph_ebm.advance import advance_chains
 from graph_ebm.energies import ComposedEnergy
 from graph_ebm.graphs import MoleculeSet, from_smiles
 from graph_ebm.moves import MolecularKernel
@@ -124,34 +125,33 @@ def run_chains(
     state = kernel.init(energy, x, generator=generator)
     if state.energy.isnan().any():
         raise NonFiniteEnergyError("the energy of a starting molecule must be a number; got NaN. Train the model again.")
-    seed = generator.initial_seed()
     tried = dict.fromkeys(kernel.names, 0)
-    accepted: dict[str, Any] = dict.fromkeys(kernel.names, 0.0)
+    accepted = dict.fromkeys(kernel.names, 0.0)
     trace: dict[str, list[float]] = {"step": [], "mean energy": [], "mean heavy atoms": [], "acceptance": []}
     every = max(1, n_steps // trace_points)
-    recent: Any = 0.0
     interrupted = False
     done = 0
     try:
-        for done in tqdm(range(1, n_steps + 1), disable=not progress, desc=label, unit="step", leave=False):
-            name = kernel.names[kernel.kind(seed, int(state.step))]
-            state, info = kernel.step(energy, state, generator=generator, beta=beta, clamp=clamp)
-            share = info.accepted.float().mean()
-            tried[name] += 1
-            accepted[name] = accepted[name] + share
-            recent = recent + share
-            if done % every == 0:
+        with tqdm(total=n_steps, disable=not progress, desc=label, unit="step", leave=False) as bar:
+            while done < n_steps:
+                piece = advance_chains(kernel, energy, state, min(every, n_steps - done), generator=generator, beta=beta,
+                                       clamp=clamp)
+                state = piece.state
+                bar.update(min(every, n_steps - done))
+                done += min(every, n_steps - done)
+                for name in kernel.names:
+                    tried[name] += piece.tried[name]
+                    accepted[name] += piece.accepted[name]
                 finite = state.energy[state.energy.isfinite()]
                 trace["step"].append(done)
                 trace["mean energy"].append(float(finite.mean()) if len(finite) else math.nan)
                 trace["mean heavy atoms"].append(float((state.x.diagonal(dim1=1, dim2=2) > 0).sum(1).float().mean()))
-                trace["acceptance"].append(float(recent) / every)
-                recent = 0.0
+                trace["acceptance"].append(sum(piece.accepted.values()) / max(1, sum(piece.tried.values())))
     except KeyboardInterrupt:
         interrupted = True
     if state.energy.isnan().any():
         raise NonFiniteEnergyError(f"the energy must stay a number; got NaN after {done} steps. Train the model again.")
-    shares = {name: float(accepted[name]) / tried[name] for name in kernel.names if tried[name]}
+    shares = {name: accepted[name] / tried[name] for name in kernel.names if tried[name]}
     return state, shares, trace, interrupted
 
 

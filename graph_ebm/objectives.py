@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 from discrete_ebm.chains import StepTotals, raise_if_not_finite
 from discrete_ebm.objectives.base import Objective, ObjectiveOutput, ObjectiveState
 from discrete_ebm.samplers.base import ChainState
+from graph_ebm.advance import advance_chains
 from graph_ebm.moves.kernel import MolecularKernel
 
 __all__ = ["MolecularPCD", "MoleculeBank", "ResidualContrast", "starting_chains"]
@@ -48,17 +49,15 @@ class MoleculeBank(ObjectiveState):
         with torch.no_grad():
             state = kernel.init(energy, x, generator=generator)._replace(step=self.state.step)  # old energies are stale
             raise_if_not_finite(energy, state, StepTotals.zero(state.energy), "at the start of its steps")
-            total = torch.zeros((), device=x.device)
-            for _ in range(n_steps):
-                name = kernel.names[kernel.kind(generator.initial_seed(), int(state.step))]
-                state, info = kernel.step(energy, state, generator=generator)
-                share = info.accepted.float().mean()
-                total += share
-                self.tried[name] += 1
-                self.accepted[name] = self.accepted[name] + share
+            done = advance_chains(kernel, energy, state, n_steps, generator=generator)
+        state = done.state
+        for name in self.tried:
+            self.tried[name] += done.tried[name]
+            self.accepted[name] += done.accepted[name]
         moved = state.x if rows is None else self.state.x.index_put((rows,), state.x)
         self.state = state._replace(x=moved)
-        return total / max(1, n_steps)
+        share = sum(done.accepted.values()) / max(1, sum(done.tried.values()))
+        return torch.tensor(share, device=x.device)
 
 
 def starting_chains(

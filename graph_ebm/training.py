@@ -24,6 +24,7 @@ from discrete_ebm.errors import CheckpointError, DataError, SettingError, SpaceE
 from discrete_ebm.guards import Guard
 from discrete_ebm.samplers.base import ChainState
 from discrete_ebm.trainer import Batches, Trainer
+from graph_ebm.advance import advance_chains
 from graph_ebm.energies import GraphEnergy, LocalEnergy, MolecularEnergy, RelationalEnergy, TransformerEnergy
 from graph_ebm.graphs import MoleculeSet
 from graph_ebm.moves import MolecularKernel, MoveSettings, build_kernel, mine_moves
@@ -200,8 +201,7 @@ class _Recorder:
         kernel, space = self.model.kernel, self.model.space
         x = single_atoms(space, n_chains, self.generator.device) if self.fresh is None else self.fresh.x
         state = kernel.init(energy, x, generator=self.generator)
-        for _ in range(n_steps):
-            state, _ = kernel.step(energy, state, generator=self.generator)
+        state = advance_chains(kernel, energy, state, n_steps, generator=self.generator).state
         self.fresh = state
         return distance_to_data(self.local, state.x, self.data)
 

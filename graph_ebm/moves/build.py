@@ -69,7 +69,9 @@ class MoveSettings:
         return cls(flat["valence"], flat["type_weight"], library, patterns)
 
 
-def mine_moves(x: Tensor, valence: Tensor, *, fragments: int = 150, ring_sizes: tuple[int, ...] = (5, 6)) -> MoveSettings:
+def mine_moves(
+    x: Tensor, valence: Tensor, *, fragments: int = 150, ring_sizes: tuple[int, ...] = (5, 6)
+) -> MoveSettings:
     """Mine type weights (square roots of frequencies), pendant fragments and ring patterns from data x (B, V, V)."""
     valence = valence.long().cpu()
     types = x.diagonal(dim1=1, dim2=2).long().flatten()

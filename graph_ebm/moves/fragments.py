@@ -200,7 +200,8 @@ def mine_fragments(
             for words, count, row in zip(unique.tolist(), number.tolist(), first.tolist(), strict=True):
                 key = tuple(words)
                 counts[key] = counts.get(key, 0) + count
-                sample.setdefault(key, torch.cat([blocks[row].flatten(), tables.bonds[row, a[row], b[row]].long()[None]]))
+                order = tables.bonds[row, a[row], b[row]].long()
+                sample.setdefault(key, torch.cat([blocks[row].flatten(), order[None]]))
     if len(counts) < 2:
         return None
     chosen = sorted(counts, key=lambda key: (-counts[key], key))
@@ -325,7 +326,10 @@ class AttachFragment(_FragmentMove):
 
 
 class SwapFragment(_FragmentMove):
-    """Replace one pendant fragment by another at the same anchor. Sites: directed bridges; options: the new fragment."""
+    """Replace one pendant fragment by another at the same anchor.
+
+    Sites: directed bridges; options: the new fragment.
+    """
 
     name = "swap-fragment"
 
@@ -352,7 +356,7 @@ class SwapFragment(_FragmentMove):
         return self.library.to(x.device).log_automorphisms[option]
 
     def apply(self, x: Tensor, site: Tensor, option: Tensor, context: Any = None) -> Tensor:
-        t, v = self.tables(x), x.shape[-1]
+        t = self.tables(x)
         shrunk, left, slot = _without(t, *self._ends(t, site))
         return self._attach(shrunk, left, slot, option)
 

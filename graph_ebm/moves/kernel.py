@@ -1,6 +1,6 @@
 """The molecular kernel: one edit a step, drawn from a set of moves, through the library's one acceptor.
 
-Target: p(G) ∝ exp(−β E(G)) / n! over labelled graphs of n atoms, that is exp(−β E) / |Aut| over molecules, on the set of
+Target: p(G) ∝ exp(−β E(G)) / n! over labelled graphs of n atoms, that is exp(−β E) / |Aut| over molecules, on the
 connected molecules that obey the valence table and have at most V atoms.
 """
 
@@ -61,8 +61,8 @@ class MolecularKernel(Kernel):
     All chains use the same kind of move in one step; which kind is a function of the generator's seed and the step
     number alone, so every chain sees a mixture of exact kernels and nothing waits for the device.
 
-    ``weights``: relative frequencies of the moves. ``delayed``: let the energy's ``surrogate(x)`` (if it has one) screen
-    proposals before the energy itself is evaluated (delayed acceptance; same target, fewer evaluations).
+    ``weights``: relative frequencies of the moves. ``delayed``: let the energy's ``surrogate(x)`` (if it has one)
+    screen proposals before the energy itself is evaluated (delayed acceptance; same target, fewer evaluations).
 
     Invariant law: exp(−β E)/n! on valid connected molecules. Each move is reversible; their sequence is not. With a
     clamp (V, V) or (C, V, V): exp(−β E)/(n − m)! on those that agree with it, where the atoms of the first m slots (up
@@ -80,7 +80,8 @@ class MolecularKernel(Kernel):
         weights = self.weights or (1.0,) * len(self.moves)
         if not self.moves or len(weights) != len(self.moves) or min(weights) < 0 or sum(weights) <= 0:
             raise SettingError(
-                f"`weights` must be {len(self.moves)} non-negative numbers, one a move, with a positive sum; got {weights}."
+                f"`weights` must be {len(self.moves)} non-negative numbers, one a move, with a positive sum; "
+                f"got {weights}."
             )
         total, edges = 0.0, []
         for weight in weights:
@@ -124,9 +125,8 @@ class MolecularKernel(Kernel):
         proposal = propose_edit(move, state.x, generator=generator, clamp=clamp)
         possible = proposal.possible
         inverse_t = beta_column(beta, state.energy)
-        proposal = proposal._replace(
-            possible=possible, log_q_ratio=torch.where(possible, proposal.log_q_ratio, -torch.inf).to(state.energy.dtype)
-        )
+        log_q_ratio = torch.where(possible, proposal.log_q_ratio, -torch.inf).to(state.energy.dtype)
+        proposal = proposal._replace(possible=possible, log_q_ratio=log_q_ratio)
         cache = dict(state.cache)
         if "surrogate" in state.cache:
             surrogate = energy.surrogate(proposal.y)

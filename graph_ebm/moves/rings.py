@@ -26,8 +26,8 @@ class RingPath(NamedTuple):
 
 
 class RingPatterns(NamedTuple):
-    """P patterns of a k-ring: ``types`` (P, k), 0 = keep the atom's type; ``orders`` (P, k), entry s between atoms s and
-    s + 1; ``weights`` (P,). With every pattern all its rotations and reflections are present."""
+    """P patterns of a k-ring: ``types`` (P, k), 0 = keep the atom's type; ``orders`` (P, k), entry s between atoms s
+    and s + 1; ``weights`` (P,). With every pattern all its rotations and reflections are present."""
 
     types: Tensor
     orders: Tensor

@@ -5,6 +5,7 @@ State x (C, V, V) int8: diagonal = atom type (0 = no atom), off-diagonal = bond 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ __all__ = ["GraphTables", "add_atom", "permute", "remove_atom", "set_bond", "set
 class GraphTables:
     """Lazily computed tables of states ``x`` under a valence table (K+1,) (index 0 = absent, valence 0)."""
 
-    _recent: ClassVar[list[tuple[int, GraphTables]]] = []
+    _recent: ClassVar[threading.local] = threading.local()  # each sampling thread keeps its own
 
     def __init__(self, x: Tensor, valence: Tensor) -> None:
         self.x = x
@@ -36,11 +37,12 @@ class GraphTables:
         """
         if x.is_inference():
             return cls(x, valence)
-        for version, tables in cls._recent:
+        recent: list[tuple[int, GraphTables]] = getattr(cls._recent, "tables", [])
+        for version, tables in recent:
             if tables.x is x and x._version == version and tables.valence is valence:
                 return tables
         tables = cls(x, valence)
-        cls._recent = [(x._version, tables), *cls._recent[:2]]
+        cls._recent.tables = [(x._version, tables), *recent[:2]]
         return tables
 
     def once(self, name: str, a: Tensor, b: Tensor, compute: Callable[[], Any]) -> Any:
