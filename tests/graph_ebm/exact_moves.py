@@ -75,7 +75,8 @@ def paths(x: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch
                 rows.append(row)
                 found.append([int(a) for a in path])
                 chance.append(p)
-    return torch.tensor(rows, dtype=torch.long), torch.tensor(found, dtype=torch.long).reshape(-1, size), torch.tensor(chance, dtype=torch.float64)
+    closed = torch.tensor(found, dtype=torch.long).reshape(-1, size)
+    return torch.tensor(rows, dtype=torch.long), closed, torch.tensor(chance, dtype=torch.float64)
 
 
 def _share(weights: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -150,8 +151,11 @@ def matrix(
 ) -> np.ndarray:
     """Transition matrix (M, M) over molecules of Metropolis–Hastings with one move, in two stages with a surrogate."""
     change = energy[drawn.end] - energy[drawn.start]
-    first = change if surrogate is None else surrogate[drawn.end] - surrogate[drawn.start]
-    accept = np.exp(np.minimum(0.0, -beta * first + drawn.log_ratio) + np.minimum(0.0, -beta * (change - first)))
+    if surrogate is None:
+        accept = np.exp(np.minimum(0.0, -beta * change + drawn.log_ratio))
+    else:
+        first = surrogate[drawn.end] - surrogate[drawn.start]
+        accept = np.exp(np.minimum(0.0, -beta * first + drawn.log_ratio) + np.minimum(0.0, -beta * (change - first)))
     p = np.zeros((len(energy), len(energy)))
     np.add.at(p, (drawn.start, drawn.end), drawn.chance * accept)
     p[np.diag_indices_from(p)] += 1.0 - p.sum(1)
@@ -190,9 +194,10 @@ def noisy(energy: np.ndarray, seed: int = 5) -> np.ndarray:
 
 
 def walk(
-    k: MolecularKernel, energy: TableEnergy, start: np.ndarray, n_steps: int, seed: int, beta: float | torch.Tensor = 1.0
+    k: MolecularKernel, energy: TableEnergy, start: np.ndarray, n_steps: int, seed: int,
+    beta: float | torch.Tensor = 1.0,
 ) -> tuple[np.ndarray, list[int]]:
-    """Rows where chains from ``start`` (C,), their atoms in random orders, are after ``n_steps``; and the moves used."""
+    """Where chains from rows ``start`` (C,), atoms in random orders, are after ``n_steps``; and the moves used."""
     generator = torch.Generator().manual_seed(seed)
     x = relabelled(molecules()[0][torch.tensor(start)], generator)
     state = k.init(energy, x, generator=generator)

@@ -95,10 +95,10 @@ def relabelled(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 class Clamped:
-    """The molecules that agree with ``reference`` (V, V) on ``clamp`` (V, V) bool; the first ``kept`` atoms are told apart.
+    """The molecules that agree with ``reference`` (V, V) on ``clamp`` (V, V) bool.
 
-    ``x`` (M, V, V) one labelled state each, ``free`` (M,) its row in :func:`molecules`, ``automorphisms`` (M,) those that
-    leave every kept atom in its place.
+    The first ``kept`` atoms are told apart. ``x`` (M, V, V) one labelled state each, ``free`` (M,) its row in
+    :func:`molecules`, ``automorphisms`` (M,) those that leave every kept atom in its place.
     """
 
     def __init__(self, reference: torch.Tensor, clamp: torch.Tensor, kept: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -18,7 +17,6 @@ from scipy.stats import chi2, ncx2
 
 from discrete_ebm.samplers.factored import draw_index, two_sided
 from graph_ebm.datasets import load
-from graph_ebm.graphs import to_smiles
 from graph_ebm.moves import MoveSettings, build_kernel, mine_moves
 from graph_ebm.moves.kernel import _fixed_slots
 from graph_ebm.moves.rings import RingPath, walk_ring
@@ -36,6 +34,7 @@ from tests.graph_ebm.exact_moves import (
     settings,
     target,
 )
+from tests.graph_ebm.real_moves import check_pairs
 from tests.graph_ebm.small_space import Clamped, molecules, relabelled
 
 RELATIVE, ABSOLUTE = 2e-6, 1e-9
@@ -198,95 +197,14 @@ def test_two_sides_get_half_each_and_an_empty_side_nothing() -> None:
 # -- larger molecules: rings of five and six, fragments of up to ten atoms, symmetric groups --------------------------
 
 
-def _automorphisms(x: torch.Tensor) -> int:
-    g = _graph(x)
-    same = nx.algorithms.isomorphism.GraphMatcher(g, g, lambda a, b: a == b, lambda a, b: a == b)
-    return sum(1 for _ in same.isomorphisms_iter())
-
-
-def _graph(x: torch.Tensor) -> nx.Graph:
-    n = int((x.diagonal() > 0).sum())
-    g = nx.Graph()
-    g.add_nodes_from((i, {"type": int(x[i, i])}) for i in range(n))
-    g.add_edges_from((i, j, {"order": int(x[i, j])}) for i in range(n) for j in range(i) if x[i, j])
-    return g
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return nx.is_isomorphic(_graph(a), _graph(b), lambda p, q: p == q, lambda p, q: p == q)
-
-
-def _all_from(move, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(y, site, option, log drawn, log forward) of every proposal from one molecule (V, V), without a context."""
-    sites = move.site_weights(x[None])[0]
-    site = sites.nonzero()[:, 0]
-    options = move.option_weights(x.expand(len(site), *x.shape), site)
-    pick, option = (options > 0).nonzero(as_tuple=True)
-    drawn = (sites[site[pick]] / sites.sum()).log() + (options[pick, option] / options[pick].sum(1)).log()
-    site = site[pick]
-    many = x.expand(len(site), *x.shape)
-    extra = move.log_multiplicity(many, site, option)
-    return move.apply(many, site, option), site, option, drawn, drawn if extra is None else drawn + extra
-
-
-def _fingerprint(x: torch.Tensor) -> torch.Tensor:
-    """(B,) a number equal for relabelled states: it only preselects pairs for the exact isomorphism check."""
-    y = x.double()
-    types = y.diagonal(dim1=1, dim2=2)
-    bonds = y - torch.diag_embed(types)
-    label = torch.where(types > 0, torch.sin(types * 12.9898), 0.0)
-    for _ in range(6):
-        label = torch.where(types > 0, torch.sin(label * 3.7 + ((bonds**1.3) * torch.cos(label)[:, None, :]).sum(-1)), 0.0)
-    return label.sum(-1)
-
-
-def _flow(move, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Σ over the proposals from x that lead to y of q · min(1, ratio), at a constant energy."""
-    end, site, option, drawn, forward = _all_from(move, x)
-    near = ((_fingerprint(end) - _fingerprint(y[None])).abs() < 1e-6).nonzero()[:, 0]
-    near = torch.tensor([r for r in near.tolist() if _same(end[r], y)], dtype=torch.long)
-    many = x.expand(len(near), *x.shape)
-    back_site, back_option = move.reverse(many, site[near], option[near], end[near])
-    backward = move.log_prob(end[near], back_site, back_option)
-    assert bool(backward.isfinite().all()), f"{move.name}: the reverse is illegal"
-    return float((drawn[near].double() + (backward - forward[near]).double().clamp(max=0)).exp().sum())
-
-
-def _check_pairs(name: str, count: int, seed: int) -> int:
-    """Balance between real molecules and random neighbours of theirs, |Aut| and isomorphism from NetworkX."""
-    data = load(name, 400)
-    valence = data.vocabulary.valence_table(torch.device("cpu")).long()
-    moves = build_kernel(mine_moves(data.x, valence, fragments=40)).moves
-    rng, checked = np.random.default_rng(seed), 0
-    for move in moves:
-        if move.name.startswith("repaint"):
-            continue
-        done = 0
-        for row in rng.permutation(len(data)):
-            x = data.x[row]
-            ends = _all_from(move, x)[0]
-            if not len(ends):
-                continue
-            y = ends[int(rng.integers(len(ends)))]
-            there, back = _flow(move, x, y), _flow(move, y, x)
-            ratio = (there / _automorphisms(x)) / (back / _automorphisms(y))
-            smiles = to_smiles(torch.stack([x, y]), data.vocabulary)
-            assert abs(ratio - 1) < 1e-5, f"{move.name}: {smiles} flows differ by a factor {ratio}"
-            done += 1
-            if done == count:
-                break
-        checked += done
-    return checked
-
-
 def test_moves_balance_between_real_molecules_and_their_neighbours(seed: int) -> None:
-    assert _check_pairs("qm9-sample", 4, seed) == 44
+    assert check_pairs("qm9-sample", 4, seed) == 44
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qm9-sample", "zinc-sample", "moses-sample"])
 def test_moves_balance_between_many_real_molecules(name: str, seed: int) -> None:
-    assert _check_pairs(name, 25, seed) == 275
+    assert check_pairs(name, 25, seed) == 275
 
 
 def test_repainting_balances_on_real_rings(seed: int) -> None:
