@@ -144,6 +144,12 @@ def multiple_try(
     """
     log_g, c = log_balancing(balancing), len(x)
     check_tries(n_tries)
+    if energy.dtype not in (torch.float32, torch.float64):  # sums of weights need more than half precision
+        wide = multiple_try(
+            propose, evaluate, x, energy.float(), beta=beta.float(), n_tries=n_tries, generator=generator,
+            balancing=balancing,
+        )
+        return wide._replace(energy=wide.energy.to(energy.dtype))
     chains = torch.arange(c, device=x.device)
     owner = chains.repeat_interleave(n_tries)
     tried = _weigh(propose(x[owner], owner), evaluate, energy[owner], beta[owner], log_g)

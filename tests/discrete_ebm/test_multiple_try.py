@@ -242,6 +242,22 @@ def test_energies_returned_are_those_of_the_states() -> None:
     assert 0 < out.calls <= 7
 
 
+def test_half_precision_energies_make_the_choices_of_float32() -> None:
+    def half(x: Tensor) -> Tensor:
+        return torch.tensor(ENERGY)[x[:, 0]].bfloat16()
+
+    start = torch.arange(STATES).repeat(200)[:, None]
+    found = []
+    for evaluate in (half, lambda x: half(x).float()):
+        generator = torch.Generator().manual_seed(13)
+        energy = evaluate(start)
+        found.append(multiple_try(
+            Table(generator), evaluate, start, energy, beta=torch.ones_like(energy), n_tries=3, generator=generator
+        ))
+    assert found[0].energy.dtype == torch.bfloat16
+    assert torch.equal(found[0].x, found[1].x)
+
+
 def test_step_repeats_to_the_bit_for_the_same_seed() -> None:
     start, beta = torch.arange(STATES).repeat(50), torch.ones(300, dtype=torch.float64)
     first, second = (_step(start, 3, beta, seed=12) for _ in range(2))
