@@ -41,7 +41,8 @@ def resolve_sampler(sampler: str | Kernel, space: Any) -> Kernel:
             f"`sampler` must be a registered name or a Kernel; got {type(sampler).__name__}. "
             "Try sampler='gibbs' or sampler=de.samplers.create('gwg', balancing='barker')."
         )
-    if row is not None and row.spaces and not row.spaces & {base.__name__ for base in type(space).__mro__}:
+    kinds = {space.name} | {base.__name__ for base in type(space).__mro__}
+    if row is not None and row.spaces and not row.spaces & kinds:
         fitting = [name for name in registry.names() if registry.spec(name).spaces & {space.name}]
         way_out = f"For this space: {', '.join(fitting)}." if fitting else "No registered sampler lists this space."
         raise SettingError(

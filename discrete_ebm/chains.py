@@ -114,8 +114,8 @@ class Chains:
 
 
 class StepTotals(NamedTuple):
-    """Sums over steps, on the device: ``accepted`` (C,), ``hamming`` (C,), ``non_finite`` () proposals with a
-    non-finite energy, ``suspect`` (C,) bool chains that made one, ``energy_calls`` and ``gradient_calls`` per chain."""
+    """Sums over steps, on the device: ``accepted`` (C,), ``hamming`` (C,), ``non_finite`` () proposals with an
+    energy of NaN or −inf, ``suspect`` (C,) bool chains that made one, ``energy_calls`` and ``gradient_calls`` per chain."""
 
     accepted: Tensor
     hamming: Tensor
@@ -206,7 +206,8 @@ def sample(
         Chains: S draws of C chains, on the device.
     Raises:
         SettingError, ShapeError, SpaceError, CapabilityError: a wrong argument, before any step.
-        NonFiniteEnergyError: an energy is NaN or infinite, at the start or later (within 50 steps); names the chains.
+        NonFiniteEnergyError: an energy is NaN or −inf, at the start or later (within 50 steps), or +inf at the start;
+            names the chains. States of energy +inf have probability 0: they are proposed and never entered.
     """
     energy = as_energy(energy)
     space = energy.space
@@ -301,13 +302,13 @@ def raise_if_not_finite(
     suspect = totals.suspect if bool(totals.suspect.any()) else _beside_trouble(energy, state.x, clamp)
     where = f"in chains {listed(suspect)} of {len(suspect)}" if bool(suspect.any()) else "in a chain that has moved on"
     raise NonFiniteEnergyError(
-        f"`energy` must be finite at every proposed state; got {int(totals.non_finite)} that are NaN or infinite "
-        f"{when}, {where}. To forbid states give them a large finite energy, or clamp the sites."
+        f"`energy` must be a number above -inf at every proposed state; got {int(totals.non_finite)} that are NaN or "
+        f"-inf {when}, {where}. To forbid states give them an energy of +inf, or clamp the sites."
     )
 
 
 def _beside_trouble(energy: Any, x: Tensor, clamp: Tensor | None) -> Tensor:
-    """(C,) bool: chains one site away from a non-finite energy, for kernels that reject without saying which chain."""
+    """(C,) bool: chains one site away from NaN or −inf, for kernels that reject without saying which chain."""
     found = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
     try:
         allowed = energy.space.allowed(x)  # (C, N, K)
@@ -318,6 +319,7 @@ def _beside_trouble(energy: Any, x: Tensor, clamp: Tensor | None) -> Tensor:
     with torch.no_grad():
         for part in allowed.nonzero().split(4096):  # (chain, site, value)
             index = energy.space.to_index(x[part[:, 0]]).scatter(1, part[:, 1:2], part[:, 2:3])
-            bad = ~evaluate_energy(energy, energy.space.from_index(index)).isfinite()
+            values = evaluate_energy(energy, energy.space.from_index(index))
+            bad = values.isnan() | (values == -torch.inf)
             found[part[bad, 0]] = True
     return found

@@ -27,9 +27,16 @@ class Advanced(NamedTuple):
 
 
 def advance_chains(
-    kernel: MolecularKernel, energy: Any, state: ChainState, n_steps: int, *, generator: torch.Generator,
-    beta: float | Tensor = 1.0, clamp: Tensor | None = None, workers: int | None = None,
-) -> Advanced:  # fmt: skip
+    kernel: MolecularKernel,
+    energy: Any,
+    state: ChainState,
+    n_steps: int,
+    *,
+    generator: torch.Generator,
+    beta: float | Tensor = 1.0,
+    clamp: Tensor | None = None,
+    workers: int | None = None,
+) -> Advanced:
     """``n_steps`` kernel steps of all chains, at fixed parameters and without gradients.
 
     Chains are independent, so parts of them can run side by side: each part has a generator of its own, seeded from
@@ -71,9 +78,11 @@ def advance_chains(
         torch.set_num_threads(threads)
     states = [part.state for part in done]
     merged = ChainState(
-        torch.cat([s.x for s in states]), torch.cat([s.energy for s in states]),
-        {key: torch.cat([s.cache[key] for s in states]) for key in state.cache}, states[0].step,
-    )  # fmt: skip
+        torch.cat([s.x for s in states]),
+        torch.cat([s.energy for s in states]),
+        {key: torch.cat([s.cache[key] for s in states]) for key in state.cache},
+        states[0].step,
+    )
     return Advanced(
         merged,
         {name: sum(part.tried[name] for part in done) for name in kernel.names},

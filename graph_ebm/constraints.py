@@ -1,4 +1,4 @@
-"""Hard constraints on molecules as energies: +∞ outside. Metropolis–Hastings never enters them; the rest stays exact."""
+"""Hard constraints on molecules as energies: +∞ outside, where Metropolis–Hastings never goes; the rest stays exact."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class ConstrainedEnergy(GraphEnergy):
 
     def state_energy(self, x: Tensor) -> Tensor:
         """(C,) energies, +∞ where the constraint fails."""
-        inside = torch.tensor(self.allowed(to_smiles(x.cpu(), self.space.vocabulary)), dtype=torch.bool, device=x.device)
+        smiles = to_smiles(x.cpu(), self.space.vocabulary)
+        inside = torch.tensor(self.allowed(smiles), dtype=torch.bool, device=x.device)
         values = self.energy.state_energy(x[inside])
         return torch.full((len(x),), torch.inf, dtype=values.dtype, device=x.device).masked_scatter(inside, values)
 

@@ -113,10 +113,18 @@ def clamp_substructure(space: MolecularSpace, x: Tensor, smarts: str) -> tuple[T
 
 
 def run_chains(
-    energy: Any, kernel: MolecularKernel, x: Tensor, n_steps: int, *, generator: torch.Generator,
-    beta: float | Tensor = 1.0, clamp: Tensor | None = None, progress: bool = True, label: str = "sampling",
+    energy: Any,
+    kernel: MolecularKernel,
+    x: Tensor,
+    n_steps: int,
+    *,
+    generator: torch.Generator,
+    beta: float | Tensor = 1.0,
+    clamp: Tensor | None = None,
+    progress: bool = True,
+    label: str = "sampling",
     trace_points: int = 40,
-) -> tuple[ChainState, dict[str, float], dict[str, list[float]], bool]:  # fmt: skip
+) -> tuple[ChainState, dict[str, float], dict[str, list[float]], bool]:
     """Run the kernel from x: ``(state, acceptance by move, trace, interrupted)``; Ctrl-C keeps the state reached.
 
     Raises:
@@ -124,7 +132,7 @@ def run_chains(
     """
     state = kernel.init(energy, x, generator=generator)
     if state.energy.isnan().any():
-        raise NonFiniteEnergyError("the energy of a starting molecule must be a number; got NaN. Train the model again.")
+        raise NonFiniteEnergyError("the energy of a starting molecule must be a number; got NaN. Train again.")
     tried = dict.fromkeys(kernel.names, 0)
     accepted = dict.fromkeys(kernel.names, 0.0)
     trace: dict[str, list[float]] = {"step": [], "mean energy": [], "mean heavy atoms": [], "acceptance": []}
@@ -134,11 +142,11 @@ def run_chains(
     try:
         with tqdm(total=n_steps, disable=not progress, desc=label, unit="step", leave=False) as bar:
             while done < n_steps:
-                piece = advance_chains(kernel, energy, state, min(every, n_steps - done), generator=generator, beta=beta,
-                                       clamp=clamp)
+                block = min(every, n_steps - done)
+                piece = advance_chains(kernel, energy, state, block, generator=generator, beta=beta, clamp=clamp)
                 state = piece.state
-                bar.update(min(every, n_steps - done))
-                done += min(every, n_steps - done)
+                bar.update(block)
+                done += block
                 for name in kernel.names:
                     tried[name] += piece.tried[name]
                     accepted[name] += piece.accepted[name]
@@ -201,10 +209,16 @@ def generate(
     for at in range(0, n, chunk):
         rows = slice(at, at + chunk)
         state, shares, trace, interrupted = run_chains(
-            target, kernel, x[rows], n_steps, generator=generator, progress=progress,
+            target,
+            kernel,
+            x[rows],
+            n_steps,
+            generator=generator,
+            progress=progress,
             beta=beta[rows] if isinstance(beta, Tensor) else beta,
-            clamp=None if clamp is None else clamp[rows], label=f"sampling {min(at + chunk, n)}/{n}",
-        )  # fmt: skip
+            clamp=None if clamp is None else clamp[rows],
+            label=f"sampling {min(at + chunk, n)}/{n}",
+        )
         states.append(state)
         weights.append(len(state.x))
         acceptance.append(shares)
@@ -213,16 +227,22 @@ def generate(
             break
     drawn = torch.cat([state.x for state in states])
     names = {name for shares in acceptance for name in shares}
-    merged = {name: sum(w * s.get(name, 0.0) for w, s in zip(weights, acceptance, strict=True)) / sum(weights)
-              for name in kernel.names if name in names}  # fmt: skip
+    merged = {
+        name: sum(w * s.get(name, 0.0) for w, s in zip(weights, acceptance, strict=True)) / sum(weights)
+        for name in kernel.names
+        if name in names
+    }
     experts = {}
     if isinstance(target, ComposedEnergy):
         with torch.no_grad():
             experts = target.expert_energies(drawn)
     return Generated(
-        drawn, model.space, torch.cat([state.energy for state in states]), merged, traces[0],
+        drawn,
+        model.space,
+        torch.cat([state.energy for state in states]),
+        merged,
+        traces[0],
         {"n": n, "seed": seed, "n_steps": n_steps, "keep": keep, "start": start, "beta": beta},
-        experts, interrupted,
-    )  # fmt: skip
-
-
+        experts,
+        interrupted,
+    )

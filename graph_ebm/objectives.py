@@ -19,7 +19,7 @@ __all__ = ["MolecularPCD", "MoleculeBank", "ResidualContrast", "starting_chains"
 
 
 class MoleculeBank(ObjectiveState):
-    """Persistent chains, with what each kind of move did: ``state`` (a ChainState), ``tried`` / ``accepted`` by move."""
+    """Persistent chains ``state`` (a ChainState), and what each kind of move did: ``tried`` / ``accepted`` by move."""
 
     def __init__(self, state: ChainState, kernel: MolecularKernel) -> None:
         self.state = state
@@ -42,7 +42,13 @@ class MoleculeBank(ObjectiveState):
         return {name: float(self.accepted[name]) / max(1, tried) for name, tried in self.tried.items()}
 
     def advance(
-        self, kernel: MolecularKernel, energy: Any, n_steps: int, *, generator: torch.Generator, rows: Tensor | None = None
+        self,
+        kernel: MolecularKernel,
+        energy: Any,
+        n_steps: int,
+        *,
+        generator: torch.Generator,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Move the chains (or ``rows`` of them) ``n_steps`` steps under the present energy; mean acceptance ()."""
         x = self.state.x if rows is None else self.state.x[rows]
@@ -81,8 +87,8 @@ class MolecularPCD(Objective):
     The whole bank takes part in every update and is never restarted: the age of its chains grows with training, so the
     law is learned far beyond any fixed horizon (a bank with restarts learns the law of chains of one age only).
 
-    ``n_steps`` kernel steps an update; ``n_chains`` the bank; ``share`` of the bank that moves and enters the loss at
-    each update; ``penalty`` on the variance of the energies, 1/nats; ``ramp``: begin with one step an update and add one
+    ``n_steps`` kernel steps an update; ``n_chains`` the bank; ``batch`` of its chains move and enter the loss at each
+    update; ``penalty`` on the variance of the energies, 1/nats; ``ramp``: begin with one step an update and add one
     every ``ramp`` updates, so that an untrained energy cannot lead the chains far from the data (0 = no ramp).
     Source: Tieleman 2008.
     """
@@ -117,8 +123,13 @@ class MolecularPCD(Objective):
             centre = values.detach().mean()
             loss = loss + self.penalty * (values - centre).square().mean()
         n_atoms = (negatives.diagonal(dim1=1, dim2=2) > 0).sum(1).float().mean()
-        terms = {"gap": gap.detach(), "positive_energy": positive.mean().detach(), "acceptance": acceptance,
-                 "mean_atoms": n_atoms, "energy_sd": values.detach().std()}
+        terms = {
+            "gap": gap.detach(),
+            "positive_energy": positive.mean().detach(),
+            "acceptance": acceptance,
+            "mean_atoms": n_atoms,
+            "energy_sd": values.detach().std(),
+        }
         return ObjectiveOutput(loss, terms, negatives)
 
 
@@ -179,6 +190,9 @@ class ResidualContrast(Objective):
         loss = nce + self.near_weight * conditional
         if self.penalty:
             loss = loss + self.penalty * (values - values.detach().mean()).square().mean()
-        terms = {"nce": nce.detach(), "conditional": conditional.detach(),
-                 "accuracy": ((data + c < 0).float().mean() + (far + c > 0).float().mean()) / 2}
+        terms = {
+            "nce": nce.detach(),
+            "conditional": conditional.detach(),
+            "accuracy": ((data + c < 0).float().mean() + (far + c > 0).float().mean()) / 2,
+        }
         return ObjectiveOutput(loss, terms, noise)

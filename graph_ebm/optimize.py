@@ -89,8 +89,10 @@ def optimize(
         SpaceError: as said in their messages.
     """
     began = time.perf_counter()
-    wanted = [t if isinstance(t, Target) else Target.parse(t)
-              for t in ([targets] if isinstance(targets, str | Target) else targets)]  # fmt: skip
+    wanted = [
+        t if isinstance(t, Target) else Target.parse(t)
+        for t in ([targets] if isinstance(targets, str | Target) else targets)
+    ]
     if not wanted:
         raise SettingError("`targets` must hold at least one property; got none. Try optimize('qed').")
     if strategy not in ("joint", "compose"):
@@ -120,8 +122,14 @@ def optimize(
     for index, (name, (part, _)) in enumerate(groups.items()):
         if interrupted:
             break
-        experts[name] = train(molecules[part], minutes=share / len(groups), seed=seed + 1 + index, base=base,
-                              label=f"expert {name}", **common)
+        experts[name] = train(
+            molecules[part],
+            minutes=share / len(groups),
+            seed=seed + 1 + index,
+            base=base,
+            label=f"expert {name}",
+            **common,
+        )
         interrupted = experts[name].interrupted
         _append(history, experts[name].history, f"expert {name}")
 
@@ -129,9 +137,20 @@ def optimize(
     if experts:
         weights = [strength * groups[name][1] for name in experts]
         energy = ComposedEnergy({name: e.energy for name, e in experts.items()}, weights, base.energy, sum(weights) - 1)
-        model = MolecularModel(energy, base.space, base.moves, history, {
-            "targets": [str(t) for t in bounded], "strength": strength, "strategy": strategy, "fraction": fraction,
-            "seed": seed, "minutes": minutes})  # fmt: skip
+        model = MolecularModel(
+            energy,
+            base.space,
+            base.moves,
+            history,
+            {
+                "targets": [str(t) for t in bounded],
+                "strength": strength,
+                "strategy": strategy,
+                "fraction": fraction,
+                "seed": seed,
+                "minutes": minutes,
+            },
+        )
     if output is not None:
         model.save(output)
     target_energy: Any = model.energy if constraint is None else ConstrainedEnergy(model.energy, constraint)
@@ -139,24 +158,39 @@ def optimize(
     if n_steps is None:
         left = max(20.0, 60 * minutes - (time.perf_counter() - began))
         n_steps = _affordable(model, target_energy, n, seed, start, keep, left)
-    generated = generate(model, n, seed=seed, n_steps=n_steps, start=start, keep=keep, progress=progress,
-                         energy=target_energy)
+    generated = generate(
+        model, n, seed=seed, n_steps=n_steps, start=start, keep=keep, progress=progress, energy=target_energy
+    )
     if not generated.expert_energies and hasattr(target_energy, "expert_energies"):
         with torch.no_grad():
             generated.expert_energies = target_energy.expert_energies(generated.x)
     after, failed = property_table(generated.molecules, wanted)
     table, figures = _rank(generated, after, bounded, values, molecules)
-    figures |= {"n_steps": n_steps, "expert_molecules": {name: len(part) for name, (part, _) in groups.items()},
-                "property_failures": {"data": failures, "samples": failed}, "seconds": time.perf_counter() - began}
-    return OptimizeResult(table, generated, values, after, figures, model, history,
-                          _caveats(wanted, figures, interrupted or generated.interrupted),
-                          interrupted=interrupted or generated.interrupted)  # fmt: skip
+    figures |= {
+        "n_steps": n_steps,
+        "expert_molecules": {name: len(part) for name, (part, _) in groups.items()},
+        "property_failures": {"data": failures, "samples": failed},
+        "seconds": time.perf_counter() - began,
+    }
+    return OptimizeResult(
+        table,
+        generated,
+        values,
+        after,
+        figures,
+        model,
+        history,
+        _caveats(wanted, figures, interrupted or generated.interrupted),
+        interrupted=interrupted or generated.interrupted,
+    )
 
 
 def _append(history: dict[str, list[Any]], more: dict[str, list[Any]], stage: str) -> None:
     offset = history["seconds"][-1] if history.get("seconds") else 0.0
     for key, column in more.items():
-        moved = [offset + v for v in column] if key == "seconds" else [stage] * len(column) if key == "stage" else column
+        moved = (
+            [offset + v for v in column] if key == "seconds" else [stage] * len(column) if key == "stage" else column
+        )
         history.setdefault(key, []).extend(moved)
 
 
@@ -173,9 +207,12 @@ def _affordable(
 
 
 def _rank(
-    generated: Generated, after: dict[str, np.ndarray], bounded: Sequence[Target], before: dict[str, np.ndarray],
+    generated: Generated,
+    after: dict[str, np.ndarray],
+    bounded: Sequence[Target],
+    before: dict[str, np.ndarray],
     data: MoleculeSet,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Unique samples best first, and the figures over all samples."""
     score = desirability(after, bounded, before)
     hits, base_hits = meets(after, bounded), meets(before, bounded)
@@ -190,18 +227,29 @@ def _rank(
         if smiles in seen:
             continue
         seen.add(smiles)
-        table.append({"smiles": smiles, **{k: float(v[row]) for k, v in after.items()}, "hit": bool(hits[row]),
-                      "known": smiles in known,
-                      **{k: v[row] for k, v in columns.items() if k != "smiles" and k not in after}})  # fmt: skip
+        table.append(
+            {
+                "smiles": smiles,
+                **{k: float(v[row]) for k, v in after.items()},
+                "hit": bool(hits[row]),
+                "known": smiles in known,
+                **{k: v[row] for k, v in columns.items() if k != "smiles" and k not in after},
+            }
+        )
     n = len(generated)
-    figures: dict[str, Any] = {"n": n, "unique": len(seen) / n, "novel": sum(s not in known for s in generated.smiles) / n,
-                               "thresholds": [str(t) for t in bounded],
-                               **lift_interval(int(hits.sum()), n, int(base_hits.sum()), len(data))}  # fmt: skip
+    figures: dict[str, Any] = {
+        "n": n,
+        "unique": len(seen) / n,
+        "novel": sum(s not in known for s in generated.smiles) / n,
+        "thresholds": [str(t) for t in bounded],
+        **lift_interval(int(hits.sum()), n, int(base_hits.sum()), len(data)),
+    }
     for name in after:
         figures[f"mean {name} of the data"] = float(np.nanmean(before[name]))
         figures[f"mean {name} of all samples"] = float(np.nanmean(after[name]))
         figures[f"shift of {name} in standard deviations"] = float(
-            (np.nanmean(after[name]) - np.nanmean(before[name])) / (np.nanstd(before[name]) + 1e-12))
+            (np.nanmean(after[name]) - np.nanmean(before[name])) / (np.nanstd(before[name]) + 1e-12)
+        )
     return table, figures
 
 
@@ -210,9 +258,11 @@ def _sign(target: Target) -> float:
 
 
 def _caveats(targets: Sequence[Target], figures: dict[str, Any], interrupted: bool) -> list[str]:
-    lines = ["Properties are computed estimates (RDKit or your function), not measurements.",
-             "Hit rates and distributions are of all samples, before any selection; the drawn molecules are the best of them.",
-             f"Chains ran {figures['n_steps']} steps from their start; longer chains may still move the distributions."]
+    lines = [
+        "Properties are computed estimates (RDKit or your function), not measurements.",
+        "Hit rates and distributions are of all samples, before any selection; the molecules drawn are the best.",
+        f"Chains ran {figures['n_steps']} steps from their start; longer chains may still move the distributions.",
+    ]
     if any(t.name.startswith("plogp") for t in targets):
         lines.append("Penalised logP rewards halogens and long chains; it is a classical benchmark, not a design goal.")
     failures = figures["property_failures"]

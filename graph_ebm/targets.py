@@ -35,7 +35,9 @@ class Target:
         if self.direction not in ("max", "min", "range"):
             raise SettingError(f"`direction` must be max, min or range; got {self.direction!r}.")
         if not self.low < self.high:
-            raise SettingError(f"a target's range must go from low to high; got {self.low:g}..{self.high:g} for {self.name}.")
+            raise SettingError(
+                f"a target's range must go from low to high; got {self.low:g}..{self.high:g} for {self.name}."
+            )
 
     @classmethod
     def parse(cls, text: str) -> Target:
@@ -78,25 +80,32 @@ def property_table(molecules: MoleculeSet, targets: Sequence[Target]) -> tuple[d
     Raises:
         DataError: a property has no finite value on any molecule.
     """
-    values = {t.name: np.asarray(molecules.properties[t.name], dtype=np.float64)
-              for t in targets if t.name in molecules.properties}  # fmt: skip
+    values = {
+        t.name: np.asarray(molecules.properties[t.name], dtype=np.float64)
+        for t in targets
+        if t.name in molecules.properties
+    }
     missing = [t.name for t in targets if t.name not in values]
     failures: dict[str, int] = {}
     if missing:
-        computed, failed = properties.compute(missing, molecules)
+        computed, failed = properties.compute(missing, molecules.smiles)
         values |= computed
         for (name, reason), count in failed.counts().items():
             failures[f"{name}: {reason}"] = failures.get(f"{name}: {reason}", 0) + count
     for name, column in values.items():
         if not np.isfinite(column).any():
             why = "; ".join(f"{reason} ({count})" for reason, count in failures.items()) or "all values are missing"
-            raise DataError(f"the property {name!r} must have a value on some molecule; got none: {why}. "
-                            "Try the function on one SMILES by hand.")
+            raise DataError(
+                f"the property {name!r} must have a value on some molecule; got none: {why}. "
+                "Try the function on one SMILES by hand."
+            )
     return values, failures
 
 
-def desirability(values: dict[str, np.ndarray], targets: Sequence[Target], reference: dict[str, np.ndarray]) -> np.ndarray:
-    """(B,) how good each molecule is: mean over targets of its rank among ``reference``, in [0, 1]; NaN counts as worst.
+def desirability(
+    values: dict[str, np.ndarray], targets: Sequence[Target], reference: dict[str, np.ndarray]
+) -> np.ndarray:
+    """(B,) how good each molecule is: mean rank among ``reference`` over the targets, in [0, 1]; NaN is worst.
 
     For a range the rank is of the distance to the range, so that all molecules inside are equally good.
     """
@@ -145,8 +154,10 @@ def best_part(
         rows = rows[np.argsort(-score, kind="stable")[:keep]]
     if len(rows) < least:
         asked = ", ".join(str(t) for t in targets)
-        raise DataError(f"the data must hold at least {least} molecules that meet {asked}; got {len(rows)} of {n_data}. "
-                        "Widen a bound, raise --fraction or use more data.")
+        raise DataError(
+            f"the data must hold at least {least} molecules that meet {asked}; got {len(rows)} of {n_data}. "
+            "Widen a bound, raise --fraction or use more data."
+        )
     bounded = []
     for target in targets:
         if target in open_targets:
@@ -160,11 +171,16 @@ def best_part(
 
 
 def lift_interval(hits: int, n: int, base_hits: int, base_n: int) -> dict[str, Any]:
-    """Hit rate, base rate and their ratio with a 95 % interval (Katz log method; half a hit is added where one is 0)."""
-    a, b = hits, base_hits
+    """Hit rate, base rate and their ratio with a 95 % interval (Katz log method; half a hit added where one is 0)."""
+    a, b = float(hits), float(base_hits)
     if a == 0 or b == 0:
         a, b, n, base_n = a + 0.5, b + 0.5, n + 1, base_n + 1
     rate, base = a / n, b / base_n
     spread = 1.96 * math.sqrt(max(0.0, 1 / a - 1 / n + 1 / b - 1 / base_n))
-    return {"hit_rate": hits / max(1, n), "base_rate": base_hits / max(1, base_n), "lift": rate / base,
-            "lift_low": rate / base * math.exp(-spread), "lift_high": rate / base * math.exp(spread)}
+    return {
+        "hit_rate": hits / max(1, n),
+        "base_rate": base_hits / max(1, base_n),
+        "lift": rate / base,
+        "lift_low": rate / base * math.exp(-spread),
+        "lift_high": rate / base * math.exp(spread),
+    }

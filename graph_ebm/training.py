@@ -102,9 +102,12 @@ class MolecularModel:
         tensors = {f"energy.{name}": value for name, value in self.energy.state_dict().items()}
         tensors |= {f"moves.{name}": value for name, value in self.moves.tensors().items()}
         config = {
-            "kind": "graph_ebm.MolecularModel", "schema": 1, "space": self.space.to_dict(),
-            "energy": self.energy.to_dict(), "settings": self.settings,
-        }  # fmt: skip
+            "kind": "graph_ebm.MolecularModel",
+            "schema": 1,
+            "space": self.space.to_dict(),
+            "energy": self.energy.to_dict(),
+            "settings": self.settings,
+        }
         checkpoint.save_tensors(tensors, folder / "model.safetensors", config)
         checkpoint.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         return folder
@@ -123,8 +126,10 @@ def load_model(folder: str | Path) -> MolecularModel:
             f"{config.get('schema')!r}. Train it again with this version."
         )
     energy = GraphEnergy.from_dict(config["energy"])
-    parts = {prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-             for prefix in ("energy.", "moves.")}  # fmt: skip
+    parts = {
+        prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        for prefix in ("energy.", "moves.")
+    }
     energy.load_state_dict(parts["energy."])
     moves = MoveSettings.from_tensors(parts["moves."])
     return MolecularModel(energy, energy.space, moves, settings=config.get("settings", {}))
@@ -158,7 +163,9 @@ def data_histograms(local: LocalEnergy, x: Tensor) -> dict[str, Tensor]:
 class _Recorder:
     """Rows of the history, a bounded number of them, and an audit by chains that never saw the training data."""
 
-    def __init__(self, model: MolecularModel, data: Tensor, seconds: float, generator: torch.Generator, bar: Any) -> None:
+    def __init__(
+        self, model: MolecularModel, data: Tensor, seconds: float, generator: torch.Generator, bar: Any
+    ) -> None:
         self.model, self.generator, self.bar = model, generator, bar
         self.began = time.perf_counter()
         self.every = seconds / 120
@@ -173,8 +180,11 @@ class _Recorder:
     def __call__(self, trainer: Trainer, terms: dict[str, float]) -> bool:
         now = time.perf_counter() - self.began
         self.bar.n = round(now, 1)
-        self.bar.set_postfix_str(f"{self.stage}: " + ", ".join(
-            f"{key} {terms[key]:.3g}" for key in ("gap", "accuracy", "acceptance") if key in terms), refresh=False)  # fmt: skip
+        self.bar.set_postfix_str(
+            f"{self.stage}: "
+            + ", ".join(f"{key} {terms[key]:.3g}" for key in ("gap", "accuracy", "acceptance") if key in terms),
+            refresh=False,
+        )
         self.bar.update(0)
         if now - self.last < self.every:
             return False
@@ -185,11 +195,15 @@ class _Recorder:
             distance = self._audit(trainer.ema if trainer.ema is not None else trainer.energy)
         state = trainer.state
         row = {
-            "seconds": now, "stage": self.stage, "gap": terms.get("gap", float("nan")), "distance": distance,
+            "seconds": now,
+            "stage": self.stage,
+            "gap": terms.get("gap", float("nan")),
+            "distance": distance,
             "acceptance": state.acceptance() if isinstance(state, MoleculeBank) else {},
-            "mean_atoms": terms.get("mean_atoms", float("nan")), "energy_sd": terms.get("energy_sd", float("nan")),
+            "mean_atoms": terms.get("mean_atoms", float("nan")),
+            "energy_sd": terms.get("energy_sd", float("nan")),
             "accuracy": terms.get("accuracy", float("nan")),
-        }  # fmt: skip
+        }
         for key, value in row.items():
             self.model.history.setdefault(key, []).append(value)
         return False
@@ -240,7 +254,8 @@ def train(
         minutes: wall-clock time of all stages (default 5 when ``n_iterations`` is not given).
         n_iterations: updates of all stages, in place of ``minutes``; repeats bit by bit for one seed and thread count.
         seed: of every random number. threads: torch threads while training (default: as they are).
-        output: folder to save the model to. base: a model of the same space to start from; then only the last stage runs.
+        output: folder to save the model to.
+        base: a model of the same space to start from; then only the last stage runs.
         settings: a :class:`TrainSettings`; ``changes`` replace single fields of it.
         label: of the progress bar.
     Returns:
@@ -262,24 +277,39 @@ def train(
         if value is not None and not value > 0:
             raise SettingError(f"`{name}` must be positive; got {value!r}.")
     if base is not None and base.space != molecules.space:
-        raise SpaceError(f"`base` must have the molecules' space {molecules.space!r}; got {base.space!r}. "
-                         "Read the molecules with the base's vocabulary and max_atoms.")
+        raise SpaceError(
+            f"`base` must have the molecules' space {molecules.space!r}; got {base.space!r}. "
+            "Read the molecules with the base's vocabulary and max_atoms."
+        )
     generator = torch.Generator(device=device).manual_seed(seed)
     x = molecules.x.to(device)
     space = molecules.space
     with _threads(threads):
         if base is None:
-            network = None if plan.network is None else NETWORKS[plan.network](
-                space, hidden=plan.hidden, layers=plan.layers, seed=seed)
+            network = (
+                None
+                if plan.network is None
+                else NETWORKS[plan.network](space, hidden=plan.hidden, layers=plan.layers, seed=seed)
+            )
             energy: Any = MolecularEnergy(space, network=network).to(device)
             moves = mine_moves(molecules.x.cpu(), space.vocabulary.valence_table())
         else:
             energy = GraphEnergy.from_dict(base.energy.to_dict()).to(device)
             energy.load_state_dict(base.energy.state_dict())
             moves = base.moves
-        model = MolecularModel(energy, space, moves, settings={
-            "seed": seed, "minutes": minutes, "n_iterations": n_iterations, "molecules": len(molecules),
-            "from_base": base is not None, **asdict(plan)})  # fmt: skip
+        model = MolecularModel(
+            energy,
+            space,
+            moves,
+            settings={
+                "seed": seed,
+                "minutes": minutes,
+                "n_iterations": n_iterations,
+                "molecules": len(molecules),
+                "from_base": base is not None,
+                **asdict(plan),
+            },
+        )
         _run_stages(model, x, plan, minutes, n_iterations, generator, progress, label, from_base=base is not None)
     if output is not None:
         model.save(output)
@@ -287,9 +317,17 @@ def train(
 
 
 def _run_stages(
-    model: MolecularModel, x: Tensor, plan: TrainSettings, minutes: float | None, n_iterations: int | None,
-    generator: torch.Generator, progress: bool, label: str, *, from_base: bool,
-) -> None:  # fmt: skip
+    model: MolecularModel,
+    x: Tensor,
+    plan: TrainSettings,
+    minutes: float | None,
+    n_iterations: int | None,
+    generator: torch.Generator,
+    progress: bool,
+    label: str,
+    *,
+    from_base: bool,
+) -> None:
     """Run the stages in turn; leaves averaged parameters in ``model.energy`` and the chains in ``model.chains``."""
     energy: Any = model.energy
     kernel = model.kernel
@@ -302,20 +340,45 @@ def _run_stages(
     # some chains start from single atoms, so that the way from there to real molecules is learned as well
     fresh = single_atoms(model.space, 0 if from_base else round(plan.fresh * plan.n_chains), x.device)
     bank = MoleculeBank(starting_chains(x, plan.n_chains, kernel, energy, generator=generator, fresh=fresh), kernel)
-    pcd: dict[str, Any] = {"n_steps": plan.n_steps, "n_chains": plan.n_chains, "batch": plan.batch, "penalty": plan.penalty, "bank": bank}
+    pcd: dict[str, Any] = {
+        "n_steps": plan.n_steps,
+        "n_chains": plan.n_chains,
+        "batch": plan.batch,
+        "penalty": plan.penalty,
+        "bank": bank,
+    }
     parts = [] if network is None else list(network.parameters())
     stages: list[tuple[str, Any, Any, Any, dict[str, Any]]] = [
-        ("local", local_only, MolecularPCD(kernel, ramp=2, **pcd), list(local_only.parameters()),
-         {"lr": plan.lr_local, "clip": None}),
-        ("contrast", energy, ResidualContrast(kernel, n_steps=plan.n_steps // 2, bank=bank, penalty=plan.penalty), parts,
-         {"lr": plan.lr_contrast, "clip": plan.clip}),
-        ("chains", energy, MolecularPCD(kernel, **pcd),
-         [{"params": list(local_only.parameters()), "lr": plan.lr_chains[0]}]
-         + ([{"params": parts, "lr": plan.lr_chains[1]}] if parts else []),
-         {"clip": None}),
-    ]  # fmt: skip
-    with tqdm(total=round(seconds, 1), disable=not progress, desc=label, unit="s",
-              bar_format=f"{{l_bar}}{{bar}}| {{n:.0f}}/{seconds:.0f} s [{{remaining}} left] {{postfix}}") as bar:  # fmt: skip
+        (
+            "local",
+            local_only,
+            MolecularPCD(kernel, ramp=2, **pcd),
+            list(local_only.parameters()),
+            {"lr": plan.lr_local, "clip": None},
+        ),
+        (
+            "contrast",
+            energy,
+            ResidualContrast(kernel, n_steps=plan.n_steps // 2, bank=bank, penalty=plan.penalty),
+            parts,
+            {"lr": plan.lr_contrast, "clip": plan.clip},
+        ),
+        (
+            "chains",
+            energy,
+            MolecularPCD(kernel, **pcd),
+            [{"params": list(local_only.parameters()), "lr": plan.lr_chains[0]}]
+            + ([{"params": parts, "lr": plan.lr_chains[1]}] if parts else []),
+            {"clip": None},
+        ),
+    ]
+    with tqdm(
+        total=round(seconds, 1),
+        disable=not progress,
+        desc=label,
+        unit="s",
+        bar_format=f"{{l_bar}}{{bar}}| {{n:.0f}}/{seconds:.0f} s [{{remaining}} left] {{postfix}}",
+    ) as bar:
         recorder = _Recorder(model, x, seconds, generator, bar)
         for (name, target, objective, parameters, options), share in zip(stages, shares, strict=True):
             if share == 0 or not parameters:
@@ -323,10 +386,20 @@ def _run_stages(
             recorder.stage = name
             updates = 10**9 if n_iterations is None else max(1, round(n_iterations * share / total))
             trainer = Trainer(
-                target, objective, x, generator=generator, parameters=parameters, n_iterations=updates,
-                max_seconds=None if minutes is None else max(1e-3, seconds * share / total), betas=(0.9, 0.99),
-                warmup=min(20, max(1, updates // 5)), decay="linear", ema=plan.ema, guard=Guard(), **options,
-            )  # fmt: skip
+                target,
+                objective,
+                x,
+                generator=generator,
+                parameters=parameters,
+                n_iterations=updates,
+                max_seconds=None if minutes is None else max(1e-3, seconds * share / total),
+                betas=(0.9, 0.99),
+                warmup=min(20, max(1, updates // 5)),
+                decay="linear",
+                ema=plan.ema,
+                guard=Guard(),
+                **options,
+            )
             done = trainer.run(data, [recorder])
             if trainer.ema is not None and trainer.iteration:
                 target.load_state_dict(trainer.ema.state_dict())

@@ -34,7 +34,8 @@ class StepInfo(NamedTuple):
 
     ``acceptance``: probability of accepting, float (1 for rejection-free kernels); ``accepted``: bool; ``hamming``:
     number of sites changed, int64; ``energy_calls`` / ``gradient_calls``: evaluations of the energy per chain in this
-    step; ``non_finite``: () int64 tensor, chains whose proposal had a non-finite energy.
+    step; ``non_finite``: () int64 tensor, chains whose proposal had an energy of NaN or −inf (+inf
+    is a state of probability 0, not a fault).
     """
 
     acceptance: Tensor

@@ -147,9 +147,9 @@ class _Live(NamedTuple):
     site: Tensor
     log_q: Tensor
     context: Any
-    option: Tensor | None = None
-    rows: Tensor | None = None
-    legal: Tensor | None = None
+    option: Any = None  # Tensors (C,) once they are known
+    rows: Any = None
+    legal: Any = None
 
     def keep(self, able: Tensor) -> _Live:
         if self.x.device.type != "cpu":
@@ -161,7 +161,10 @@ class _Live(NamedTuple):
         if context is not None:
             context = type(context)(*(part[index] for part in context))
         return _Live(
-            self.x[index], self.site[index], self.log_q[index], context,
+            self.x[index],
+            self.site[index],
+            self.log_q[index],
+            context,
             None if self.option is None else self.option[index],
             index if self.rows is None else self.rows[index],
         )

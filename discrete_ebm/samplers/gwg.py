@@ -107,14 +107,14 @@ class GibbsWithGradients(Kernel):
         return self.exact_deltas is not False and isinstance(energy, HasFlipDeltas)
 
     def _evaluate(self, energy: Any, neighbourhood: SingleSite, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Energies (C,), finite deltas (C, M), and which chains (C,) met a non-finite energy or a NaN delta."""
+        """Energies (C,), finite deltas (C, M), and which chains (C,) met NaN or an energy of −inf (+inf is a forbidden state)."""
         if self._uses_exact(energy):
             energies, table = evaluate_energy(energy, x), energy.flip_deltas(x)
         else:
             energies, gradient = energy_and_gradient(energy, x)
             table = energy.space.taylor_deltas(x, gradient)
         energies, deltas = at_least_float32(energies), at_least_float32(neighbourhood.to_moves(table, x))
-        broken = ~energies.isfinite() | deltas.isnan().any(dim=1)
+        broken = torch.where(energies.isfinite(), deltas.isnan().any(dim=1), energies != torch.inf)
         # Scores may be any function of the state: a NaN becomes "no opinion" and the acceptance still decides.
         return energies, torch.nan_to_num(deltas, nan=0.0, posinf=_HUGE, neginf=-_HUGE).clamp(-_HUGE, _HUGE), broken
 

@@ -34,6 +34,7 @@ class SamplerSpec:
 
 
 _SPECS: dict[str, SamplerSpec] = {}
+_BROKEN: dict[str, ImportError] = {}  # plug-ins whose own requirements are not installed, by entry-point name
 _plugins_loaded = False
 
 
@@ -50,7 +51,11 @@ def _load_plugins() -> None:
         return
     _plugins_loaded = True
     for point in entry_points(group="discrete_ebm.samplers"):
-        loaded = point.load()
+        try:
+            loaded = point.load()
+        except ImportError as cause:  # said when it is asked for; the other samplers work without it
+            _BROKEN[point.name] = cause
+            continue
         item = loaded() if callable(loaded) and not isinstance(loaded, SamplerSpec) else loaded
         if isinstance(item, SamplerSpec) and item.name not in _SPECS:
             register(item)
@@ -63,8 +68,11 @@ def names() -> list[str]:
 
 
 def spec(name: str) -> SamplerSpec:
-    """The row of one sampler; an unknown name suggests the nearest."""
-    _load_plugins()
+    """The row of one sampler; an unknown name suggests the nearest. Plug-ins are imported only when asked for."""
+    if name not in _SPECS:
+        _load_plugins()
+    if name in _BROKEN:
+        raise RegistryError(f"Sampler {name!r} needs a package that is missing: {_BROKEN[name]}. Install it.")
     if name not in _SPECS:
         near = difflib.get_close_matches(name, _SPECS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

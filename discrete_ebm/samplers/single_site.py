@@ -90,13 +90,13 @@ def site_tables(space: Any, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def tempered(logits: Tensor, beta: Tensor, legal: Tensor) -> tuple[Tensor, Tensor]:
-    """β·logits with illegal and non-finite entries at −inf, and which rows (...,) held a non-finite legal entry.
+    """β·logits with illegal and non-finite entries at −inf, and which rows (...,) held a NaN or +inf at a legal entry.
 
-    ``logits`` (..., K) at β = 1; ``beta`` and ``legal`` broadcast to it. The mask comes after the product because
-    0 · inf is NaN.
+    ``logits`` (..., K) at β = 1; ``beta`` and ``legal`` broadcast to it. A logit of −inf is a state of probability 0,
+    which is no fault. The mask comes after the product because 0 · inf is NaN.
     """
-    broken = ~logits.isfinite() & legal
-    usable = legal & ~broken
+    usable = legal & logits.isfinite()
+    broken = legal & ~usable & (logits != -torch.inf)
     scaled = beta * torch.where(usable, logits, torch.zeros_like(logits))
     return scaled.masked_fill(~usable, -torch.inf), broken.any(dim=-1)
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from discrete_ebm.errors import SettingError
 from discrete_ebm.samplers.factored import FactoredNeighbourhood
+from discrete_ebm.samplers.registry import SamplerSpec, register
 from graph_ebm.moves.atoms import InsertAtom, RetypeAtom, RetypePair, SwapTypes, TerminalAtom
 from graph_ebm.moves.bonds import BondOrder, Reattach, RingBond, ShiftBond
 from graph_ebm.moves.fragments import AttachFragment, FragmentLibrary, SwapFragment, mine_fragments
@@ -110,3 +112,28 @@ def build_kernel(settings: MoveSettings, *, weights: dict[str, float] | None = N
         moves.append(RepaintRing(name, valence, int(name.rsplit("-", 1)[1]), patterns))
     mixture = DEFAULT_WEIGHTS | (weights or {})
     return MolecularKernel(tuple(moves), tuple(mixture.get(move.name, 0.03) for move in moves), **options)
+
+
+def _build_molecular(settings: MoveSettings | None = None, **options: Any) -> MolecularKernel:
+    """:func:`build_kernel`, with a sentence for those who ask for the sampler by its name alone."""
+    if not isinstance(settings, MoveSettings):
+        got = "nothing" if settings is None else type(settings).__name__
+        raise SettingError(
+            f"`settings` of the sampler 'molecular' must be a MoveSettings; got {got}. Take a trained model's kernel, "
+            "sampler=model.kernel, or build one: create('molecular', settings=mine_moves(x, valence))."
+        )
+    return build_kernel(settings, **options)
+
+
+# The entry point of the group `discrete_ebm.samplers` names this object, so it is registered once either way.
+molecular_sampler = SamplerSpec(
+    name="molecular",
+    build=_build_molecular,
+    summary="one valence-keeping edit of a molecule, by moves mined from data, with delayed acceptance",
+    source="Hastings 1970; Christen & Fox 2005 for the two stages",
+    spaces=frozenset({"Molecular"}),
+    needs_gradient=False,
+    exact=True,
+    reversible=False,
+)
+register(molecular_sampler)

@@ -171,8 +171,14 @@ class FragmentLibrary:
             raise RuntimeError("two fragment codes share a lookup key; drop one fragment from the library")
         padded = torch.nn.functional.pad(blocks.to(torch.int8), (0, 1, 0, 1))
         return cls(
-            padded, sizes, orders.long(), weights.float() / weights.float().sum(), torch.tensor(log_automorphisms),
-            keys, words[order], torch.tensor(owner)[order],
+            padded,
+            sizes,
+            orders.long(),
+            weights.float() / weights.float().sum(),
+            torch.tensor(log_automorphisms),
+            keys,
+            words[order],
+            torch.tensor(owner)[order],
         )
 
 

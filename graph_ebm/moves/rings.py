@@ -157,8 +157,7 @@ def mine_ring_patterns(
         path = walk_ring(tables, size, generator)
         types, orders = _read(tables, path.atoms)
         for t, o in zip(types[path.closed].tolist(), orders[path.closed].tolist(), strict=True):
-            images = _symmetric(tuple(t) if with_types else (0,) * size, tuple(o))
-            counts[min(images)] += 1
+            counts[min(_symmetric(tuple(t) if with_types else (0,) * size, tuple(o)))] += 1
     patterns: list[tuple[tuple[int, ...], tuple[int, ...], float]] = []
     for (t, o), count in counts.most_common():
         images = sorted(_symmetric(t, o))
