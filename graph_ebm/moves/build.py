@@ -13,7 +13,7 @@ from discrete_ebm.samplers.factored import FactoredNeighbourhood
 from discrete_ebm.samplers.registry import SamplerSpec, register
 from graph_ebm.moves.atoms import InsertAtom, RetypeAtom, RetypePair, SwapTypes, TerminalAtom
 from graph_ebm.moves.bonds import BondOrder, Reattach, RingBond, ShiftBond
-from graph_ebm.moves.fragments import AttachFragment, FragmentLibrary, SwapFragment, mine_fragments
+from graph_ebm.moves.fragments import MAX_TYPES, AttachFragment, FragmentLibrary, SwapFragment, mine_fragments
 from graph_ebm.moves.kernel import MolecularKernel
 from graph_ebm.moves.rings import RepaintRing, RingPatterns, mine_ring_patterns
 
@@ -74,7 +74,10 @@ class MoveSettings:
 def mine_moves(
     x: Tensor, valence: Tensor, *, fragments: int = 150, ring_sizes: tuple[int, ...] = (5, 6)
 ) -> MoveSettings:
-    """Mine type weights (square roots of frequencies), pendant fragments and ring patterns from data x (B, V, V)."""
+    """Mine type weights (square roots of frequencies), pendant fragments and ring patterns from data x (B, V, V).
+
+    No fragments are mined for more than 31 atom types: their exact codes would not fit.
+    """
     valence = valence.long().cpu()
     types = x.diagonal(dim1=1, dim2=2).long().flatten()
     counts = torch.bincount(types, minlength=len(valence)).float()
@@ -88,7 +91,7 @@ def mine_moves(
             mined = mine_ring_patterns(x, valence, size, with_types=with_types)
             if mined is not None:
                 patterns[f"{prefix}-{size}"] = mined
-    library = mine_fragments(x, valence, most=fragments) if fragments else None
+    library = mine_fragments(x, valence, most=fragments) if fragments and len(valence) <= MAX_TYPES + 1 else None
     return MoveSettings(valence, weight / weight.sum(), library, patterns)
 
 

@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from discrete_ebm.errors import SettingError
 from discrete_ebm.samplers.factored import FactoredNeighbourhood, two_sided
 from graph_ebm.moves.tables import GraphTables, permute, set_bond
 
 __all__ = ["AttachFragment", "FragmentLibrary", "SwapFragment", "mine_fragments"]
 
 MAX_FRAGMENT = 10  # atoms; 10 types of 5 bits and 45 bonds of 2 bits fit three exact 64-bit words
+MAX_TYPES = 31  # of those 5 bits
 _MIX = (-7046029254386353131, -4417276706812531889, 1609587929392839161, -8796714831421723037)
 
 
@@ -188,7 +190,15 @@ def mine_fragments(
     """The most frequent pendant fragments of data x (B, V, V); None when fewer than two are found.
 
     Weights are square roots of the frequencies.
+
+    Raises:
+        SettingError: more atom types than an exact code can tell apart.
     """
+    if len(valence) > MAX_TYPES + 1:
+        raise SettingError(
+            f"`valence` must have at most {MAX_TYPES} atom types for fragment moves; got {len(valence) - 1}. "
+            "Use mine_moves(..., fragments=0)."
+        )
     counts: dict[tuple[int, ...], int] = {}
     sample: dict[tuple[int, ...], Tensor] = {}
     for start in range(0, len(x), batch):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from discrete_ebm.errors import SettingError
 from discrete_ebm.samplers.factored import FactoredNeighbourhood, draw_index
 from graph_ebm.moves.tables import GraphTables
 
@@ -149,7 +150,12 @@ def mine_ring_patterns(
 
     ``most`` bounds the number of patterns counted with rotations and reflections. Weights are square roots of the
     frequencies, so that rare patterns keep a fair share of the proposals.
+
+    Raises:
+        SettingError: a ring so large that its exact code does not fit 64 bits.
     """
+    if (4 * len(valence)) ** size >= 2**63:
+        raise SettingError(f"`size` must be smaller for {len(valence) - 1} atom types; got {size}. Use rings of 5 and 6.")
     generator = torch.Generator().manual_seed(seed)
     counts: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
     tables = GraphTables(x, valence)

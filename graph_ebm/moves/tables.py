@@ -18,12 +18,6 @@ from graph_ebm.moves import _fast
 __all__ = ["GraphTables", "add_atom", "permute", "remove_atom", "set_bond", "set_type"]
 
 
-class _Recent(threading.local):
-    """The last few tables of each thread: chains that run side by side must not push out each other's."""
-
-    tables: tuple[tuple[int, GraphTables], ...] = ()
-
-
 class GraphTables:
     """Lazily computed tables of states ``x`` under a valence table (K+1,) (index 0 = absent, valence 0)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import networkx as nx
@@ -11,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from discrete_ebm.errors import SettingError
 from graph_ebm.datasets import load
 from graph_ebm.graphs import MoleculeSet
-from graph_ebm.moves import FragmentLibrary, fragments, mine_fragments
+from graph_ebm.moves import FragmentLibrary, _fast, fragments, mine_fragments, mine_moves, mine_ring_patterns
 from graph_ebm.moves.fragments import MAX_FRAGMENT, AttachFragment, _rooted
 from graph_ebm.moves.tables import GraphTables, add_atom, permute, remove_atom, set_bond, set_type
 from tests.graph_ebm.real_moves import graph, same
@@ -44,6 +46,14 @@ def connected_states(draw: st.DrawFn, largest: int = 38) -> torch.Tensor:
 
 
 def _check_tables(x: torch.Tensor) -> None:
+    """The compiled searches (where numba is installed) and the tensor versions, both against NetworkX."""
+    for compiled in {_fast.AVAILABLE, False}:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_fast, "AVAILABLE", compiled)
+            _check_one(x)
+
+
+def _check_one(x: torch.Tensor) -> None:
     t, g = GraphTables(x[None], VALENCE), graph(x)
     n = len(g)
     assert int(t.n_atoms) == n
@@ -76,8 +86,9 @@ def test_tables_agree_with_networkx_on_random_graphs(x: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("v", [38, 128])
-def test_bridges_and_sides_are_exact_on_the_longest_chains(v: int) -> None:
-    """Float32 potentials at their worst condition: a chain, and a ring of all atoms but one."""
+def test_bridges_and_sides_are_exact_on_the_longest_chains(v: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 potentials at their worst condition: a chain, a ring, a long tail at a small ring."""
+    monkeypatch.setattr(_fast, "AVAILABLE", False)
     for g in (nx.path_graph(v), nx.cycle_graph(v), nx.lollipop_graph(3, v - 3)):
         x = torch.tensor(nx.to_numpy_array(g), dtype=torch.int8) + torch.eye(v, dtype=torch.int8)
         t = GraphTables(x[None], VALENCE)
@@ -266,3 +277,22 @@ def test_attaching_and_removing_is_the_identity_up_to_the_order_of_the_atoms(see
     there, back = move.reverse(y, back_site, back_option, again)
     assert torch.equal(back, option), "the fragment that was attached is the fragment that is recognised"
     assert bool(move.log_prob(again, there, back).isfinite().all())
+
+
+def test_more_atom_types_than_a_code_can_hold_are_refused() -> None:
+    """Five bits a type: with 32 types, two fragments could share one code and be taken for each other."""
+    valence = torch.cat([torch.zeros(1, dtype=torch.long), torch.full((32,), 4)])
+    data = _data("qm9-sample").x[:200]
+    with pytest.raises(SettingError, match=r"`valence` must have at most 31 atom types"):
+        mine_fragments(data, valence)
+    assert mine_moves(data, valence).library is None
+    with pytest.raises(SettingError, match="`size` must be smaller"):
+        mine_ring_patterns(data, valence, 9, with_types=True)
+
+
+def test_threads_do_not_share_their_tables() -> None:
+    x, valence = _data("qm9-sample").x[:8], _valence(_data("qm9-sample"))
+    mine = GraphTables.of(x, valence)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(GraphTables.of, x, valence).result() is not mine
+    assert GraphTables.of(x, valence) is mine
