@@ -28,6 +28,8 @@ class Target:
         row_of: states (C, *shape) → (C,) int64 rows of ``states``; None for a space in ``enumerate()`` order.
         depth: "full"; "light" for a quarter of the draws and no test of shared random numbers, where another target
             has had them; "law" for the checks of the law alone, where most transitions are too rare to be seen.
+        clamp_law: whether clamping conditions the law without changing its measure. False for spaces of unlabelled
+            objects, where a clamp tells sites apart; that clamped sites stay is checked all the same.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Target:
     log_measure: Tensor | None = None
     row_of: Callable[[Tensor], Tensor] | None = None
     depth: str = "full"
+    clamp_law: bool = True
 
     @property
     def space(self) -> Space:

@@ -42,9 +42,17 @@ def test_a_duplicate_is_refused() -> None:
 
 def test_plug_ins_are_found_through_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     row = dataclasses.replace(samplers.spec("gibbs"), name="from-elsewhere")
-    points: list[Any] = [SimpleNamespace(load=lambda: row), SimpleNamespace(load=lambda: lambda: row)]
+
+    def missing() -> None:
+        raise ImportError("No module named 'elsewhere'")
+
+    points: list[Any] = [SimpleNamespace(load=lambda: row), SimpleNamespace(load=lambda: lambda: row),
+                         SimpleNamespace(load=missing, name="broken")]
     monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
+    monkeypatch.setattr(registry, "_BROKEN", {})
     monkeypatch.setattr(registry, "_plugins_loaded", False)
     monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "discrete_ebm.samplers" else [])
     assert "from-elsewhere" in samplers.names()
     assert samplers.create("from-elsewhere") == samplers.create("gibbs")
+    with pytest.raises(RegistryError, match="'broken' needs a package that is missing: No module named 'elsewhere'"):
+        samplers.spec("broken")
