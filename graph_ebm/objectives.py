@@ -32,10 +32,11 @@ class MoleculeBank(ObjectiveState):
         return self.state.x
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"x": self.state.x, "step": self.state.step}
+        return {"x": self.state.x, "step": self.state.step, "updates": torch.tensor(self.updates)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.state = self.state._replace(x=state["x"], step=state["step"])
+        self.updates = int(state["updates"])
 
     def acceptance(self) -> dict[str, float]:
         """Share of proposals accepted, by move, since the start."""

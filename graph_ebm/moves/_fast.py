@@ -5,17 +5,17 @@ Optional (they need numba); the tensor versions in ``tables`` serve every device
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-try:
-    import numba
-except ImportError:  # the tensor versions serve
-    numba = None
+# the tensor versions serve where numba is missing
+numba: Any = importlib.import_module("numba") if importlib.util.find_spec("numba") else None
 
-__all__ = ["AVAILABLE", "bridges", "distances", "sides"]
+__all__ = ["AVAILABLE", "bonds", "bridges", "distances", "sides"]
 
 AVAILABLE = numba is not None
 
@@ -41,6 +41,24 @@ def _lists(x, nbr, degree):  # pragma: no cover - compiled
                 nbr[j, degree[j]] = i
                 degree[j] += 1
     return n
+
+
+@_jit
+def bonds(x, adjacency, degree, order_sum):  # pragma: no cover - compiled
+    """Adjacency (C, V, V) bool, degree (C, V) and bond-order sum (C, V) int64 of states (C, V, V)."""
+    c, v, _ = x.shape
+    for m in range(c):
+        for i in range(v):
+            near, total = 0, 0
+            for j in range(v):
+                order = x[m, i, j]
+                bonded = order > 0 and i != j
+                adjacency[m, i, j] = bonded
+                if bonded:
+                    near += 1
+                    total += order
+            degree[m, i] = near
+            order_sum[m, i] = total
 
 
 @_jit

@@ -155,7 +155,7 @@ def mine_ring_patterns(
         SettingError: a ring so large that its exact code does not fit 64 bits.
     """
     if (4 * len(valence)) ** size >= 2**63:
-        raise SettingError(f"`size` must be smaller for {len(valence) - 1} atom types; got {size}. Use rings of 5 and 6.")
+        raise SettingError(f"`size` must be smaller for {len(valence) - 1} atom types; got {size}. Use 5 and 6.")
     generator = torch.Generator().manual_seed(seed)
     counts: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
     tables = GraphTables(x, valence)

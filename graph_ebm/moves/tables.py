@@ -65,8 +65,17 @@ class GraphTables:
         return bonds
 
     @cached_property
+    def _bond_tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        adjacency = torch.empty(self.x.shape, dtype=torch.bool)
+        degree, order_sum = torch.empty((2, *self.x.shape[:2]), dtype=torch.int64)
+        _fast.bonds(self.x.numpy(), adjacency.numpy(), degree.numpy(), order_sum.numpy())
+        return adjacency, degree, order_sum
+
+    @cached_property
     def adjacency(self) -> Tensor:
         """(C, V, V) bool."""
+        if self.compiled:
+            return self._bond_tables[0]
         return self.bonds > 0
 
     @cached_property
@@ -82,11 +91,15 @@ class GraphTables:
     @cached_property
     def degree(self) -> Tensor:
         """(C, V) int64."""
+        if self.compiled:
+            return self._bond_tables[1]
         return self.adjacency.sum(-1)
 
     @cached_property
     def order_sum(self) -> Tensor:
         """(C, V) int64 sum of bond orders."""
+        if self.compiled:
+            return self._bond_tables[2]
         return self.bonds.sum(-1)
 
     @cached_property
