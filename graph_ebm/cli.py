@@ -226,13 +226,13 @@ def generate(
 @click.option("--strength", type=click.FloatRange(min=0), default=None, help="Weight of the experts [default: 1].")
 @click.option("--strategy", type=click.Choice(["joint", "compose"]), default=None, help="One expert, or one a target.")
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
-@click.option("--base", type=click.Path(path_type=Path), default=None, help="Folder of an unconditional model.")
+@click.option("--base", default=None, metavar="FOLDER|train", help="Base model [default: packaged, else trained].")
 @common_options()
 def optimize(
     targets: tuple[str, ...], data: str, column: str, limit: int | None, max_atoms: int | None, minutes: float,
     fraction: float | None, n: int | None, like: str | None, similarity: float | None, keep: str | None,
     start: tuple[str, ...], steps: int | None, strength: float | None, strategy: str | None, threads: int | None,
-    base: Path | None, seed: int, device: str, output: Path | None, quiet: bool, as_json: bool,
+    base: str | None, seed: int, device: str, output: Path | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make molecules with more of a PROPERTY.
 
@@ -253,12 +253,12 @@ def optimize(
     like = check_smiles(like, "--like")
     starts = starting_molecules(start, column)
     wanted = [Target.parse(text) for text in targets]
-    prior = None if base is None else _load(base)
+    prior = base if base is None or base == "train" else _load(Path(base))
     molecules = load_molecules(data, column, limit=limit, max_atoms=max_atoms, quiet=quiet)
     settings = {"targets": list(targets), "data": data, "n_molecules": len(molecules), "seed": seed, "minutes": minutes,
                 "fraction": fraction, "n": n, "like": like, "similarity": similarity, "keep": keep,
                 "start": starts, "steps": steps, "strength": strength, "strategy": strategy, "device": device,
-                "base": None if base is None else str(base)}  # fmt: skip
+                "base": base}  # fmt: skip
     with _run("optimize", output, settings) as run_:
         result = improve(
             wanted, data=molecules, minutes=minutes, seed=seed, device=device, output=run_.folder.path,

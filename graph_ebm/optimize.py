@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from discrete_ebm.errors import SettingError, SpaceError
-from graph_ebm import datasets
+from graph_ebm import datasets, pretrained
 from graph_ebm.constraints import ConstrainedEnergy, similar_to
 from graph_ebm.energies import ComposedEnergy
-from graph_ebm.generate import Generated, generate
-from graph_ebm.graphs import MoleculeSet, from_smiles
+from graph_ebm.generate import Generated, clamp_substructure, generate, starting_states
+from graph_ebm.graphs import MoleculeSet
+from graph_ebm.space import MolecularSpace
 from graph_ebm.targets import Target, best_part, desirability, lift_interval, meets, property_table
 from graph_ebm.training import MolecularModel, train
 
@@ -59,7 +60,7 @@ def optimize(
     similarity: float | None = None,
     keep: str | None = None,
     start: list[str] | None = None,
-    base: MolecularModel | None = None,
+    base: MolecularModel | str | None = None,
     threads: int | None = None,
     device: str = "cpu",
     output: str | Path | None = None,
@@ -80,7 +81,8 @@ def optimize(
         n: molecules to draw. n_steps: steps of each chain (default: what the time allows, 300 to 3000).
         like: SMILES to start from; with ``similarity``, the least Tanimoto similarity as a hard constraint.
         keep: SMARTS of a part to keep. start: SMILES to start from (default: single atoms, or ``like``).
-        base: a model of the same space trained on all the data; trained here when None.
+        base: a model of the same space trained on all the data, a packaged name, or "train" to train one here; default:
+            the packaged model if it has the data's space, else one is trained here.
         settings: fields of :class:`graph_ebm.training.TrainSettings`.
     Returns:
         OptimizeResult.
@@ -101,10 +103,12 @@ def optimize(
         raise SettingError("`similarity` must come with `like`, the molecule to stay similar to; got none.")
     constraint = None if like is None or similarity is None else similar_to(like, similarity)
     molecules = datasets.load(data or "zinc-sample") if data is None or isinstance(data, str) else data
-    if base is not None and base.space != molecules.space:
-        raise SpaceError(f"`base` must have the data's space {molecules.space!r}; got {base.space!r}.")
-    if like is not None:
-        from_smiles([like], vocabulary=molecules.space.vocabulary, max_atoms=molecules.space.max_atoms)
+    base, base_name = _choose_base(base, molecules.space)
+    start = start or ([like] if like is not None else None)
+    if start or keep is not None:  # said before the training, not after it
+        first = starting_states(molecules.space, len(start or [keep]), start or [str(keep)], "cpu")
+        if keep is not None:
+            clamp_substructure(molecules.space, first, keep)
     values, failures = property_table(molecules, wanted)
     rows, bounded = best_part(values, wanted, fraction)
     groups = {"+".join(t.name for t in wanted): (rows, 1.0)}
@@ -154,7 +158,6 @@ def optimize(
     if output is not None:
         model.save(output)
     target_energy: Any = model.energy if constraint is None else ConstrainedEnergy(model.energy, constraint)
-    start = start or ([like] if like is not None else None)
     if n_steps is None:
         left = max(20.0, 60 * minutes - (time.perf_counter() - began))
         n_steps = _affordable(model, target_energy, n, seed, start, keep, left)
@@ -168,6 +171,7 @@ def optimize(
     table, figures = _rank(generated, after, bounded, values, molecules)
     figures |= {
         "n_steps": n_steps,
+        "base": base_name,
         "expert_molecules": {name: len(part) for name, (part, _) in groups.items()},
         "property_failures": {"data": failures, "samples": failed},
         "seconds": time.perf_counter() - began,
@@ -183,6 +187,24 @@ def optimize(
         _caveats(wanted, figures, interrupted or generated.interrupted),
         interrupted=interrupted or generated.interrupted,
     )
+
+
+def _choose_base(base: MolecularModel | str | None, space: MolecularSpace) -> tuple[MolecularModel | None, str]:
+    """The base to use (None = train one) and what the report calls it."""
+    if base is None:
+        found = pretrained.matching(space)
+        return (None, "trained in this run") if found is None else (found[1], f"packaged {found[0]}")
+    name = "given"
+    if isinstance(base, str):
+        if base == "train":
+            return None, "trained in this run"
+        base, name = pretrained.load(base), f"packaged {base}"
+    if base.space != space:
+        raise SpaceError(
+            f"`base` must have the data's space {space!r}; got {base.space!r}. Use base='train', or read the data with "
+            "the base's vocabulary and max_atoms."
+        )
+    return base, name
 
 
 def _append(history: dict[str, list[Any]], more: dict[str, list[Any]], stage: str) -> None:
