@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,15 +55,18 @@ class Context:
 
     # -- the record -------------------------------------------------------------------------------------------------
 
-    def begin(self) -> bool:
-        """Open the record; False if this run is finished already and is not to be repeated."""
+    def begin(self, extendable: Sequence[str] = ()) -> bool:
+        """Open the record; False if this run is finished already and is not to be repeated.
+
+        A record of other settings is replaced, unless they differ only in those named ``extendable``.
+        """
         asked = plain({"settings": self.settings, "size": self.size, "device": self.device,
                        "data": "packaged" if self.data is None else "full sets"})  # fmt: skip
         old = read_json(self.path) if self.path.exists() and not self.again else None
-        if old is not None and {key: old.get(key) for key in asked} == asked:
-            if old.get("finished"):
+        if old is not None and identity(old, extendable) == identity(asked, extendable):
+            if old.get("finished") and {key: old.get(key) for key in asked} == asked:
                 return False
-            self.record = old
+            self.record = old | asked
         else:
             self.record = {"suite": self.suite, "seed": self.seed, **asked, "parts": {}, "seconds": {}, "notes": []}
         self.record |= {"commit": commit(), **provenance(), "finished": False}
@@ -142,6 +145,12 @@ class Context:
         model = ge.load_model(place)
         model.history = found["history"]
         return model.to(self.device)
+
+
+def identity(record: dict[str, Any], extendable: Sequence[str] = ()) -> dict[str, Any]:
+    """What two records must share for their figures to be of one experiment."""
+    fixed = {key: value for key, value in record.get("settings", {}).items() if key not in extendable}
+    return {"settings": fixed, **{key: record.get(key) for key in ("size", "device", "data")}}
 
 
 def read_json(path: Path) -> Any:

@@ -14,6 +14,7 @@ import graph_ebm as ge
 from discrete_ebm.errors import DataError
 from graph_ebm import datasets, fcd
 from graph_ebm.graphs import MoleculeSet
+from graph_ebm.run_folder import write_text
 from graph_ebm.space import MolecularSpace
 
 from .common import Context
@@ -83,7 +84,7 @@ def known_smiles(ctx: Context, name: str) -> set[str] | None:
                 texts = [text for text in table.smiles[at : at + 20_000] if isinstance(text, str)]
                 found += ge.from_smiles(texts, vocabulary=space.vocabulary, max_atoms=space.max_atoms)[0].smiles
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join(sorted(set(found))) + "\n", encoding="utf-8")
+        write_text(file, "\n".join(sorted(set(found))) + "\n")  # whole or not at all: seeds run side by side
     return set(file.read_text(encoding="utf-8").split())
 
 

@@ -74,7 +74,7 @@ def run_one(options: argparse.Namespace, seed: int, changes: dict[str, Any]) -> 
     ctx = Context(options.suite, seed, options.size, settings, path, options.work, options.data, options.device,
                   options.again, options.retrain, progress=sys.stderr.isatty())  # fmt: skip
     torch.set_num_threads(int(settings["threads"]))
-    if not ctx.begin():
+    if not ctx.begin(chosen.extendable):
         print(f"{path}: finished already (--again measures it again)", flush=True)
         return read_json(path)
     began = time.perf_counter()
@@ -112,7 +112,8 @@ def _processes(arguments: list[str], options: argparse.Namespace) -> int:
     rest = arguments[:at] + arguments[at + 1 + len(options.seeds) :] if at < len(arguments) else arguments
     if options.json is not None and len(options.seeds) > 1:
         options.json.mkdir(parents=True, exist_ok=True)
-    waiting, running, codes = list(options.seeds), {}, []
+    waiting, codes = list(options.seeds), []
+    running: dict[int, subprocess.Popen[bytes]] = {}
     environment = os.environ | {"PYTHONHASHSEED": "0"}  # sets of strings in the same order each time
     try:
         while waiting or running:

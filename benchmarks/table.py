@@ -14,7 +14,7 @@ from typing import Any
 
 from discrete_ebm.errors import EBMError, SettingError
 
-from .common import RESULTS, read_json
+from .common import RESULTS, identity, read_json
 from .suites import SUITES, suite
 
 
@@ -33,12 +33,13 @@ def table(folder: Path, name: str, size: str) -> str | None:
     found = records(folder, name, size)
     if not found:
         return None
-    keys = ("settings", "data", "device")
-    different = [record["seed"] for record in found if any(record.get(k) != found[0].get(k) for k in keys)]
+    chosen = suite(name)
+    first = identity(found[0], chosen.extendable)
+    different = [record["seed"] for record in found if identity(record, chosen.extendable) != first]
     if different:
         raise SettingError(f"results of {name} must be of one setting; seeds {different} differ from seed "
                            f"{found[0]['seed']}. Run them again with the same options.")  # fmt: skip
-    return suite(name).tables(found)
+    return chosen.tables(found)
 
 
 def update(text: str, tables: dict[str, str]) -> str:

@@ -86,6 +86,12 @@ def test_a_finished_run_is_left_alone_and_an_unfinished_one_goes_on(results, mon
     resumed = run.run_one(options("qm9", folder, json=other), 0, changes)
     assert resumed["parts"]["model/8"] == lost  # from the kept model and the kept states
 
+    longer = run.run_one(options("qm9", folder, json=other), 0, changes | {"perturb": [1, 2]})
+    assert longer["parts"]["model/8"] == lost
+    assert longer["parts"]["training molecules + 2 random moves"]["n"] == 12
+    with pytest.raises(DataError, match="minutes"):  # another experiment, not an extension
+        run.run_one(options("qm9", folder, json=other), 0, changes | {"minutes": 1.0})
+
 
 def test_nulls_say_who_wins_and_count_every_call(results):
     _, records = results

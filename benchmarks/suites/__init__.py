@@ -22,16 +22,20 @@ SUITES = {
 
 @dataclass(frozen=True)
 class Suite:
-    """``settings``: by size ("small", "full"). ``run``: fills the context's record. ``title``: of its table."""
+    """``settings``: by size ("small", "full"). ``run``: fills the context's record. ``title``: of its table.
+
+    ``extendable``: settings that only say which parts there are; a record that differs in them alone is gone on with.
+    """
 
     name: str
     title: str
     settings: dict[str, dict[str, Any]]
     run: Callable[[Any], None]
     tables: Callable[[list[dict[str, Any]]], str]
+    extendable: tuple[str, ...] = ()
 
 
 def suite(name: str) -> Suite:
     """The suite of that name (a module of this package); its settings, its run and its tables."""
     module = import_module(f"benchmarks.suites.{SUITES[name]}")
-    return Suite(name, module.TITLE, module.SETTINGS, module.run, module.tables)
+    return Suite(name, module.TITLE, module.SETTINGS, module.run, module.tables, getattr(module, "EXTENDABLE", ()))

@@ -18,6 +18,7 @@ from graph_ebm.energies import ComposedEnergy
 
 TITLE = "Composed target on ZINC250k: QED > 0.85 and penalised logP > 2."
 TARGET = {"both": {"qed": (0.85, experts.INFINITE), "plogp": (2.0, experts.INFINITE)}}
+EXTENDABLE = ("steps",)
 SETTINGS: dict[str, dict[str, Any]] = {
     size: {key: value for key, value in settings.items() if key != "strengths"}
     for size, settings in experts.SETTINGS.items()

@@ -17,10 +17,11 @@ from benchmarks.suites.distribution import floor_part, model_parts, perturbed_pa
 from benchmarks.suites.qm9 import counts_model, train_model
 
 TITLE = "ZINC250k, 20,000 training molecules to 38 heavy atoms."
+EXTENDABLE = ("counts_steps", "walk_steps")
 SETTINGS: dict[str, dict[str, Any]] = {
     "full": {
-        "molecules": 20_000, "minutes": 90.0, "counts_minutes": 10.0, "threads": 2, "n": 10_000, "chunk": 2_000,
-        "steps": [2000, 5000, 10_000], "counts_steps": [5000], "walk_steps": [2000], "perturb": [1, 2, 5, 10, 20, 50],
+        "molecules": 20_000, "minutes": 90.0, "counts_minutes": 10.0, "threads": 2, "n": 5_000, "chunk": 1_250,
+        "steps": [1000, 2000, 5000], "counts_steps": [2000], "walk_steps": [2000], "perturb": [1, 2, 5, 10, 20, 50],
         "train": {},
     },
     "small": {

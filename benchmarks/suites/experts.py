@@ -31,17 +31,18 @@ TARGETS: dict[str, dict[str, tuple[float, float]]] = {
     "S": {"sa": (-INFINITE, 2.5)},
 }
 WORDS = {"Q": "QED > 0.9", "P": "penalised logP > 2", "S": "SA < 2.5"}
+EXTENDABLE = ("steps", "strengths")
 SETTINGS: dict[str, dict[str, Any]] = {
     "full": {
         "pool": None,
         "base_molecules": 16_000,
         "most": 16_000,
-        "base_minutes": 60.0,
-        "expert_minutes": 15.0,
+        "base_minutes": 30.0,
+        "expert_minutes": 8.0,
         "threads": 1,
         "n": 2_000,
-        "chunk": 2_000,
-        "steps": [1000, 3000],
+        "chunk": 1_000,
+        "steps": [1000, 2000],
         "strengths": [2.0],
         "train": {},
     },
