@@ -90,7 +90,8 @@ class MolecularModel:
     @property
     def kernel(self) -> MolecularKernel:
         """The molecular kernel with the moves of this model."""
-        return build_kernel(self.moves)
+        device = next((p.device for p in self.energy.parameters()), torch.device("cpu"))
+        return build_kernel(self.moves if device.type == "cpu" else self.moves.to(device))
 
     def to(self, device: str | torch.device) -> MolecularModel:
         """The same model with its energy on a device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +16,12 @@ __all__ = ["BondOrder", "Reattach", "RingBond", "ShiftBond"]
 
 # Weight of closing a ring, by the ring's size 3, 4, 5, 6, 7, 8 and larger. Any positive numbers keep the law.
 RING_WEIGHTS = (0.6, 0.6, 2.0, 3.0, 1.0, 0.4, 0.3)
+
+
+@cache
+def _ring_weights(device: torch.device) -> Tensor:
+    """Weight of a closure by the distance of its ends, on a device (made once: a step copies nothing to it)."""
+    return torch.tensor((0.0, 0.0, *RING_WEIGHTS), device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +73,7 @@ class RingBond(_BondMove):
     def site_weights(self, x: Tensor, context: Any = None) -> Tensor:
         t = self.tables(x)
         able = (t.free > 0)[:, :, None] & (t.free > 0)[:, None, :] & t.upper & ~t.adjacency
-        table = torch.tensor((0.0, 0.0, *RING_WEIGHTS), device=x.device)
-        close = table[t.distance] * able
+        close = _ring_weights(x.device)[t.distance] * able
         return two_sided(close.flatten(1), (t.adjacency & t.upper & ~t.bridges).flatten(1).float())
 
     def option_weights(self, x: Tensor, site: Tensor, context: Any = None) -> Tensor:
@@ -76,7 +82,8 @@ class RingBond(_BondMove):
         free = torch.minimum(t.free.gather(1, (pair // v)[:, None]), t.free.gather(1, (pair % v)[:, None]))
         order = torch.arange(1, 4, device=x.device)[None, :]
         weights = (order <= free) * 0.5 ** (order - 1)
-        opening = torch.tensor([1.0, 0.0, 0.0], device=x.device).expand_as(weights)
+        opening = torch.zeros_like(weights)
+        opening[:, 0] = 1
         return torch.where(closing[:, None], weights, opening)
 
     def apply(self, x: Tensor, site: Tensor, option: Tensor, context: Any = None) -> Tensor:

@@ -61,6 +61,10 @@ class MoveSettings:
             flat |= {f"patterns.{name}.{part}": getattr(pattern, part) for part in pattern._fields}
         return flat
 
+    def to(self, device: torch.device | str) -> MoveSettings:
+        """The settings on a device, so that a step copies nothing to it."""
+        return MoveSettings.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
+
     @classmethod
     def from_tensors(cls, flat: dict[str, Tensor]) -> MoveSettings:
         """Inverse of :meth:`tensors`."""
