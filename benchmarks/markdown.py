@@ -30,7 +30,7 @@ def spread(values: Sequence[Any], form: str) -> str:
     sd = math.sqrt(sum((v - mean) ** 2 for v in numbers) / (len(numbers) - 1))
     if form.endswith("%"):
         return f"{100 * mean:{form[:-1]}f} ± {100 * sd:{form[:-1]}f} %"
-    return f"{mean:{form}} ± {sd:{form}}"
+    return f"{mean:{form}} ± {sd:{form.lstrip('+')}}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
