@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,8 +125,11 @@ def run_chains(
     progress: bool = True,
     label: str = "sampling",
     trace_points: int = 40,
+    max_seconds: float | None = None,
 ) -> tuple[ChainState, dict[str, float], dict[str, list[float]], bool]:
     """Run the kernel from x: ``(state, acceptance by move, trace, interrupted)``; Ctrl-C keeps the state reached.
+
+    ``max_seconds`` ends the run by the clock, for all chains after the same number of steps (``trace["step"][-1]``).
 
     Raises:
         NonFiniteEnergyError: the energy is NaN at the start or at the end.
@@ -139,9 +143,10 @@ def run_chains(
     every = max(1, n_steps // trace_points)
     interrupted = False
     done = 0
+    began = time.perf_counter()
     try:
         with tqdm(total=n_steps, disable=not progress, desc=label, unit="step", leave=False) as bar:
-            while done < n_steps:
+            while done < n_steps and (max_seconds is None or time.perf_counter() - began < max_seconds):
                 block = min(every, n_steps - done)
                 piece = advance_chains(kernel, energy, state, block, generator=generator, beta=beta, clamp=clamp)
                 state = piece.state
@@ -175,6 +180,7 @@ def generate(
     progress: bool = True,
     energy: Any = None,
     chunk: int = 1024,
+    max_seconds: float | None = None,
 ) -> Generated:
     """Draw n molecules, one per chain, each ``n_steps`` steps from its start.
 
@@ -184,6 +190,7 @@ def generate(
         keep: SMARTS of a substructure that every molecule keeps (its atoms and the bonds among them are clamped; new
             bonds to them are allowed). Without ``start`` the substructure itself, read as SMILES, is the start.
         beta: inverse temperature, one number or (n,). chunk: chains that run together.
+        max_seconds: end by the clock if it comes first; ``settings["n_steps"]`` then says how far the chains came.
     Returns:
         Generated; every molecule is valid and connected by construction.
     Raises:
@@ -218,6 +225,7 @@ def generate(
             beta=beta[rows] if isinstance(beta, Tensor) else beta,
             clamp=None if clamp is None else clamp[rows],
             label=f"sampling {min(at + chunk, n)}/{n}",
+            max_seconds=None if max_seconds is None else max_seconds * len(x[rows]) / n,
         )
         states.append(state)
         weights.append(len(state.x))
@@ -242,7 +250,7 @@ def generate(
         torch.cat([state.energy for state in states]),
         merged,
         traces[0],
-        {"n": n, "seed": seed, "n_steps": n_steps, "keep": keep, "start": start, "beta": beta},
+        {"n": n, "seed": seed, "n_steps": max((t["step"][-1] for t in traces if t["step"]), default=0), "keep": keep, "start": start, "beta": beta},
         experts,
         interrupted,
     )

@@ -78,7 +78,7 @@ def optimize(
         strength: s; 1 samples the experts' product over the base, above 1 goes further than the data's best part.
         strategy: "joint": one expert on the molecules that are best in all targets together; "compose": one each.
         minutes: wall clock of training and sampling together.
-        n: molecules to draw. n_steps: steps of each chain (default: what the time allows, 300 to 3000).
+        n: molecules to draw. n_steps: steps of each chain (default: 3000, or what the time allows).
         like: SMILES to start from; with ``similarity``, the least Tanimoto similarity as a hard constraint.
         keep: SMARTS of a part to keep. start: SMILES to start from (default: single atoms, or ``like``).
         base: a model of the same space trained on all the data, a packaged name, or "train" to train one here; default:
@@ -158,12 +158,19 @@ def optimize(
     if output is not None:
         model.save(output)
     target_energy: Any = model.energy if constraint is None else ConstrainedEnergy(model.energy, constraint)
-    if n_steps is None:
-        left = max(20.0, 60 * minutes - (time.perf_counter() - began))
-        n_steps = _affordable(model, target_energy, n, seed, start, keep, left)
+    left = None if n_steps is not None else max(0.2 * 60 * minutes, 60 * minutes - (time.perf_counter() - began))
     generated = generate(
-        model, n, seed=seed, n_steps=n_steps, start=start, keep=keep, progress=progress, energy=target_energy
+        model,
+        n,
+        seed=seed,
+        n_steps=3000 if n_steps is None else n_steps,
+        start=start,
+        keep=keep,
+        progress=progress,
+        energy=target_energy,
+        max_seconds=left,
     )
+    n_steps = generated.settings["n_steps"]
     if not generated.expert_energies and hasattr(target_energy, "expert_energies"):
         with torch.no_grad():
             generated.expert_energies = target_energy.expert_energies(generated.x)
@@ -214,18 +221,6 @@ def _append(history: dict[str, list[Any]], more: dict[str, list[Any]], stage: st
             [offset + v for v in column] if key == "seconds" else [stage] * len(column) if key == "stage" else column
         )
         history.setdefault(key, []).extend(moved)
-
-
-def _affordable(
-    model: MolecularModel, energy: Any, n: int, seed: int, start: list[str] | None, keep: str | None, seconds: float
-) -> int:
-    """Steps that fit the time, from a short trial."""
-    began = time.perf_counter()
-    trial = 60
-    generate(model, n, seed=seed + 1, n_steps=trial, start=start, keep=keep, progress=False, energy=energy)
-    # molecules that start small get dearer as they grow, hence the factor
-    per_step = 1.5 * (time.perf_counter() - began) / trial
-    return int(min(3000, max(300, seconds / per_step)))
 
 
 def _rank(

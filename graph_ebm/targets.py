@@ -172,15 +172,16 @@ def best_part(
 
 def lift_interval(hits: int, n: int, base_hits: int, base_n: int) -> dict[str, Any]:
     """Hit rate, base rate and their ratio with a 95 % interval (Katz log method; half a hit added where one is 0)."""
-    a, b = float(hits), float(base_hits)
-    if a == 0 or b == 0:
-        a, b, n, base_n = a + 0.5, b + 0.5, n + 1, base_n + 1
-    rate, base = a / n, b / base_n
-    spread = 1.96 * math.sqrt(max(0.0, 1 / a - 1 / n + 1 / b - 1 / base_n))
+    rate, base = hits / max(1, n), base_hits / max(1, base_n)
+    a, b, m, base_m = float(hits), float(base_hits), float(n), float(base_n)
+    if hits == 0 or base_hits == 0:
+        a, b, m, base_m = a + 0.5, b + 0.5, m + 1, base_m + 1
+    middle = (a / m) / (b / base_m)
+    spread = 1.96 * math.sqrt(max(0.0, 1 / a - 1 / m + 1 / b - 1 / base_m))
     return {
-        "hit_rate": hits / max(1, n),
-        "base_rate": base_hits / max(1, base_n),
-        "lift": rate / base,
-        "lift_low": rate / base * math.exp(-spread),
-        "lift_high": rate / base * math.exp(spread),
+        "hit_rate": rate,
+        "base_rate": base,
+        "lift": rate / base if base_hits else math.nan,
+        "lift_low": 0.0 if hits == 0 else middle * math.exp(-spread),
+        "lift_high": middle * math.exp(spread),
     }
