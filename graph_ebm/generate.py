@@ -244,13 +244,14 @@ def generate(
     if isinstance(target, ComposedEnergy):
         with torch.no_grad():
             experts = target.expert_energies(drawn)
+    done = max((trace["step"][-1] for trace in traces if trace["step"]), default=0)
     return Generated(
         drawn,
         model.space,
         torch.cat([state.energy for state in states]),
         merged,
         traces[0],
-        {"n": n, "seed": seed, "n_steps": max((t["step"][-1] for t in traces if t["step"]), default=0), "keep": keep, "start": start, "beta": beta},
+        {"n": n, "seed": seed, "n_steps": done, "keep": keep, "start": start, "beta": beta},
         experts,
         interrupted,
     )

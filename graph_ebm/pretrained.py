@@ -1,7 +1,7 @@
 """The model that ships inside the package: an unconditional base for drug-like molecules.
 
-``zinc-base``: trained with ``graph-ebm train --data zinc-sample`` on the packaged 20,000 molecules; its config.json holds
-seed, time and settings, and ``benchmarks/README.md`` the command that made it.
+``zinc-base``: trained with ``graph-ebm train --data zinc-sample`` on the packaged 20,000 molecules; its config.json
+holds seed, time and settings, and ``benchmarks/README.md`` the command that made it.
 """
 
 from __future__ import annotations
