@@ -114,8 +114,8 @@ class Chains:
 
 
 class StepTotals(NamedTuple):
-    """Sums over steps, on the device: ``accepted`` (C,), ``hamming`` (C,), ``non_finite`` () proposals with an
-    energy of NaN or −inf, ``suspect`` (C,) bool chains that made one, ``energy_calls`` and ``gradient_calls`` per chain."""
+    """Sums over steps, on the device: ``accepted`` (C,), ``hamming`` (C,), ``non_finite`` () proposals with an energy
+    of NaN or −inf, ``suspect`` (C,) bool chains that made one, ``energy_calls`` and ``gradient_calls`` per chain."""
 
     accepted: Tensor
     hamming: Tensor

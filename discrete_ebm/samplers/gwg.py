@@ -107,7 +107,7 @@ class GibbsWithGradients(Kernel):
         return self.exact_deltas is not False and isinstance(energy, HasFlipDeltas)
 
     def _evaluate(self, energy: Any, neighbourhood: SingleSite, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Energies (C,), finite deltas (C, M), and which chains (C,) met NaN or an energy of −inf (+inf is a forbidden state)."""
+        """Energies (C,), finite deltas (C, M), and chains (C,) that met NaN or −inf (not +inf: forbidden)."""
         if self._uses_exact(energy):
             energies, table = evaluate_energy(energy, x), energy.flip_deltas(x)
         else:

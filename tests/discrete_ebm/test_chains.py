@@ -211,7 +211,7 @@ def test_a_non_finite_energy_at_the_start_names_the_chains():
 
 @pytest.mark.parametrize("sampler", ["gwg", "gibbs"])
 def test_an_infinite_energy_is_a_hard_constraint_that_no_chain_enters_or_starts_in(sampler):
-    """P(x0 = 1) under the constraint x3 = 0 is 1/(1 + e); 0.05 is 6 standard errors of 3,000 values (there are 15,000)."""
+    """P(x0 = 1) under the constraint x3 = 0 is 1/(1 + e); 0.05 is 6 standard errors of 3,000 of 15,000 values."""
     energy = de.from_callable(lambda e: torch.where(e[:, 3] > 0, math.inf, 0.0) + e.sum(-1), de.Binary(4))
     chains = de.sample(energy, sampler=sampler, x0=torch.zeros(60, 4), n_steps=1050, burn_in=50, thin=4)
     assert bool(chains.energy.isfinite().all())

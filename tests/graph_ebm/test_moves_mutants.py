@@ -433,7 +433,7 @@ def test_the_step_as_shipped_passes_the_same_check(seed: int) -> None:
 
 
 def row_p_value(seed: int) -> float:
-    """One row of ``test_one_step_of_each_move_draws_its_row_of_the_matrix``, of the same size, for re-attached branches."""
+    """One row of ``test_one_step_of_each_move_draws_its_row_of_the_matrix``, of the same size, for branches."""
     move, energy = _move("reattach"), random_energy()
     drawn = proposals(move)
     p, mass = matrix(drawn, energy), drawn_mass(drawn)
