@@ -53,8 +53,9 @@ def advance_chains(
     def run(part: slice, seed: int) -> Advanced:
         own = torch.Generator(device=generator.device).manual_seed(seed)
         here = ChainState(state.x[part], state.energy[part], {k: v[part] for k, v in state.cache.items()}, state.step)
-        chain_beta = beta[part] if isinstance(beta, Tensor) and beta.dim() else beta
-        kept = None if clamp is None else clamp[part] if clamp.dim() == state.x.dim() else clamp
+        chain_beta = beta[part] if isinstance(beta, Tensor) and beta.shape == (n_chains,) else beta
+        per_chain = clamp is not None and clamp.shape == state.x.shape
+        kept = clamp[part] if clamp is not None and per_chain else clamp
         tried = dict.fromkeys(kernel.names, 0)
         accepted: dict[str, Any] = dict.fromkeys(kernel.names, 0.0)
         calls = 0.0

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from discrete_ebm.errors import MoleculeError, SettingError
+from graph_ebm.chem.parse import read_one
+from graph_ebm.chem.reader import Refusal
 from graph_ebm.energies import GraphEnergy
 from graph_ebm.graphs import to_smiles
 
@@ -52,17 +54,19 @@ def similar_to(smiles: str, least: float) -> Callable[[list[str]], list[bool]]:
     Raises:
         MoleculeError: the SMILES cannot be read. SettingError: ``least`` outside [0, 1].
     """
-    from rdkit import Chem, DataStructs, rdBase
+    from rdkit import Chem, DataStructs
     from rdkit.Chem import rdFingerprintGenerator
 
     if not 0 <= least <= 1:
         raise SettingError(f"`similarity` must be between 0 and 1; got {least!r}.")
-    with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(smiles)
-    if mol is None:
-        raise MoleculeError(f"`like` must be a SMILES; got {smiles!r}. Check its brackets and ring numbers.")
+    graph = read_one(smiles)  # bounded and isolated; its SMILES has no stereo, like those of states
+    if isinstance(graph, Refusal):
+        raise MoleculeError(
+            f"`like` must be a SMILES; got {str(smiles)[:80]!r} ({graph.detail or graph.reason}). "
+            "Check its brackets and ring numbers."
+        )
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
-    wanted = generator.GetFingerprint(Chem.MolFromSmiles(Chem.MolToSmiles(mol, isomericSmiles=False)))
+    wanted = generator.GetFingerprint(Chem.MolFromSmiles(graph.smiles))
 
     def allowed(batch: list[str]) -> list[bool]:
         prints = [generator.GetFingerprint(Chem.MolFromSmiles(s)) for s in batch]

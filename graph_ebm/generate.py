@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from discrete_ebm.errors import MoleculeError, NonFiniteEnergyError, SettingError
+from discrete_ebm.errors import MoleculeError, NonFiniteEnergyError, SettingError, SpaceError
 from discrete_ebm.samplers.base import ChainState
 from graph_ebm.advance import advance_chains
 from graph_ebm.energies import ComposedEnergy
@@ -21,7 +21,7 @@ from graph_ebm.moves.tables import permute
 from graph_ebm.space import MolecularSpace
 from graph_ebm.training import MolecularModel, single_atoms
 
-__all__ = ["Generated", "clamp_substructure", "generate", "run_chains", "starting_states"]
+__all__ = ["Generated", "clamp_substructure", "generate", "prepare_start", "run_chains", "starting_states"]
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Generated:
     """Molecules drawn: one per chain, all of them, in no order; nothing was filtered.
 
     ``x`` (n, V, V) int8, ``energy`` (n,), ``smiles``, ``acceptance`` by move, ``trace`` (lists by name over ``step``),
-    ``expert_energies`` where the energy is a composition, ``interrupted``.
+    ``expert_energies`` where the energy is a composition, ``interrupted`` (then fewer, and the last ones ran shorter).
     """
 
     x: Tensor
@@ -66,14 +66,33 @@ class Generated:
         return self.molecules.grid(n, columns)
 
 
-def starting_states(space: MolecularSpace, n: int, start: list[str] | None, device: torch.device | str) -> Tensor:
-    """n starting states: single atoms, or the given SMILES in turn.
+def prepare_start(
+    space: MolecularSpace, n: int, start: list[str] | str | None, keep: str | None, device: torch.device | str
+) -> tuple[Tensor, Tensor | None]:
+    """(n starting states, clamp or None) as :func:`generate` uses them; what it raises can be asked for beforehand."""
+    if keep is None:
+        return starting_states(space, n, start, device), None
+    _pattern(keep)
+    if not start:
+        _, rejected = from_smiles([keep], vocabulary=space.vocabulary, max_atoms=space.max_atoms)
+        if len(rejected):
+            first = next(iter(rejected))
+            raise MoleculeError(
+                f"`keep` must be a molecule of the model's types ({', '.join(space.vocabulary.names)}) to be its own "
+                f"start; got {keep!r}: {first.reason}. Give molecules that contain it (start=[...], --start)."
+            )
+    return clamp_substructure(space, starting_states(space, n, start or [keep], device), keep)
+
+
+def starting_states(space: MolecularSpace, n: int, start: list[str] | str | None, device: torch.device | str) -> Tensor:
+    """n starting states: single atoms, or the given SMILES in turn (one string is one molecule).
 
     Raises:
         MoleculeError: a starting molecule cannot be read or does not fit the space.
     """
     if not start:
         return single_atoms(space, n, device)
+    start = [start] if isinstance(start, str) else start
     molecules, rejected = from_smiles(start, vocabulary=space.vocabulary, max_atoms=space.max_atoms)
     if len(rejected):
         first = next(iter(rejected))
@@ -82,6 +101,23 @@ def starting_states(space: MolecularSpace, n: int, start: list[str] | None, devi
             f"{space.max_atoms} atoms); got {first.text!r}: {first.reason}. Leave it out or train on such molecules."
         )
     return molecules.x.to(device)[torch.arange(n, device=device) % len(molecules)]
+
+
+def _pattern(smarts: str) -> Any:
+    """The RDKit query of a SMARTS.
+
+    Raises:
+        MoleculeError: it is none.
+    """
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        pattern = Chem.MolFromSmarts(smarts) if isinstance(smarts, str) and len(smarts) <= 1_000 else None
+    if pattern is None or pattern.GetNumAtoms() == 0:
+        raise MoleculeError(
+            f"`keep` must be a SMARTS of at most 1,000 characters; got {str(smarts)[:80]!r}. Try e.g. 'c1ccccc1'."
+        )
+    return pattern
 
 
 def clamp_substructure(space: MolecularSpace, x: Tensor, smarts: str) -> tuple[Tensor, Tensor]:
@@ -94,9 +130,7 @@ def clamp_substructure(space: MolecularSpace, x: Tensor, smarts: str) -> tuple[T
     """
     from rdkit import Chem
 
-    pattern = Chem.MolFromSmarts(smarts)
-    if pattern is None or pattern.GetNumAtoms() == 0:
-        raise MoleculeError(f"`keep` must be a SMARTS; got {smarts!r}. Try e.g. 'c1ccccc1'.")
+    pattern = _pattern(smarts)
     orders, sizes = [], []
     v = space.max_atoms
     for mol in MoleculeSet(x.cpu(), space).mols():
@@ -106,7 +140,8 @@ def clamp_substructure(space: MolecularSpace, x: Tensor, smarts: str) -> tuple[T
                 f"every starting molecule must contain {smarts!r}; got {Chem.MolToSmiles(mol)}. "
                 "Give starting molecules that do (start=[...])."
             )
-        orders.append([*match, *(i for i in range(v) if i not in set(match))])
+        kept = set(match)
+        orders.append([*match, *(i for i in range(v) if i not in kept)])
         sizes.append(len(match))
     arranged = permute(x, torch.tensor(orders, device=x.device))
     inside = torch.arange(v, device=x.device)[None, :] < torch.tensor(sizes, device=x.device)[:, None]
@@ -189,44 +224,55 @@ def generate(
         start: SMILES to start from, in turn; None = a single atom each, so nothing is copied from the training data.
         keep: SMARTS of a substructure that every molecule keeps (its atoms and the bonds among them are clamped; new
             bonds to them are allowed). Without ``start`` the substructure itself, read as SMILES, is the start.
-        beta: inverse temperature, one number or (n,). chunk: chains that run together.
+        beta: inverse temperature, one number or (n,). chunk: chains that run together; with another chunk the
+            molecules of a seed are others.
         max_seconds: end by the clock if it comes first; ``settings["n_steps"]`` then says how far the chains came.
     Returns:
         Generated; every molecule is valid and connected by construction.
     Raises:
-        MoleculeError: a start cannot be used or lacks the substructure. SettingError: n or n_steps below 1.
+        MoleculeError: a start cannot be used or lacks the substructure. SettingError: n, n_steps or chunk below 1, or
+        beta is negative or of another shape. SpaceError: ``energy`` has another space.
     """
-    for name, value in (("n", n), ("n_steps", n_steps)):
+    for name, value in (("n", n), ("n_steps", n_steps), ("chunk", chunk)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SettingError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
-    if not isinstance(beta, Tensor) and not 0 <= beta < math.inf:
-        raise SettingError(f"`beta` must be a finite number of at least 0; got {beta!r}.")
+    numbers = torch.as_tensor(beta)
+    if numbers.dim() and numbers.shape != (n,):
+        raise SettingError(f"`beta` must be one number or have shape ({n},); got shape {tuple(numbers.shape)}.")
+    if not bool((numbers.isfinite() & (numbers >= 0)).all()):
+        raise SettingError(f"`beta` must be finite and at least 0; got {beta!r}. 1 is the model's own law.")
     target = model.energy if energy is None else energy
+    if getattr(target, "space", model.space) != model.space:
+        raise SpaceError(
+            f"`energy` must have the model's space {model.space!r}; got {target.space!r}. "
+            "Train both on molecules of one vocabulary and max_atoms."
+        )
     device = next((p.device for p in target.parameters()), torch.device("cpu"))
     generator = torch.Generator(device=device).manual_seed(seed)
     kernel = model.kernel
-    if keep is not None and not start:
-        start = [keep]
-    x = starting_states(model.space, n, start, device)
-    clamp = None
-    if keep is not None:
-        x, clamp = clamp_substructure(model.space, x, keep)
+    x, clamp = prepare_start(model.space, n, start, keep, device)
     states, weights, acceptance, traces = [], [], [], []
     interrupted = False
     for at in range(0, n, chunk):
         rows = slice(at, at + chunk)
-        state, shares, trace, interrupted = run_chains(
-            target,
-            kernel,
-            x[rows],
-            n_steps,
-            generator=generator,
-            progress=progress,
-            beta=beta[rows] if isinstance(beta, Tensor) else beta,
-            clamp=None if clamp is None else clamp[rows],
-            label=f"sampling {min(at + chunk, n)}/{n}",
-            max_seconds=None if max_seconds is None else max_seconds * len(x[rows]) / n,
-        )
+        try:
+            state, shares, trace, interrupted = run_chains(
+                target,
+                kernel,
+                x[rows],
+                n_steps,
+                generator=generator,
+                progress=progress,
+                beta=numbers[rows] if numbers.dim() else float(beta),
+                clamp=None if clamp is None else clamp[rows],
+                label=f"sampling {min(at + chunk, n)}/{n}",
+                max_seconds=None if max_seconds is None else max_seconds * len(x[rows]) / n,
+            )
+        except KeyboardInterrupt:  # before its first step
+            if not states:
+                raise
+            interrupted = True
+            break
         states.append(state)
         weights.append(len(state.x))
         acceptance.append(shares)
@@ -234,24 +280,30 @@ def generate(
         if interrupted:
             break
     drawn = torch.cat([state.x for state in states])
-    names = {name for shares in acceptance for name in shares}
-    merged = {
-        name: sum(w * s.get(name, 0.0) for w, s in zip(weights, acceptance, strict=True)) / sum(weights)
-        for name in kernel.names
-        if name in names
-    }
+    merged = {}
+    for name in kernel.names:
+        known = [(w, shares[name]) for w, shares in zip(weights, acceptance, strict=True) if name in shares]
+        if known:
+            merged[name] = sum(w * share for w, share in known) / sum(w for w, _ in known)
     experts = {}
     if isinstance(target, ComposedEnergy):
         with torch.no_grad():
             experts = target.expert_energies(drawn)
-    done = max((trace["step"][-1] for trace in traces if trace["step"]), default=0)
+    done = min(int(trace["step"][-1]) if trace["step"] else 0 for trace in traces)
     return Generated(
         drawn,
         model.space,
         torch.cat([state.energy for state in states]),
         merged,
-        traces[0],
-        {"n": n, "seed": seed, "n_steps": done, "keep": keep, "start": start, "beta": beta},
+        traces[0],  # of the first chunk
+        {
+            "n": n,
+            "seed": seed,
+            "n_steps": done,
+            "keep": keep,
+            "start": start,
+            "beta": numbers.tolist() if numbers.dim() else float(beta),
+        },
         experts,
         interrupted,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,15 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from discrete_ebm.errors import SettingError, SpaceError
+from discrete_ebm import checkpoint
+from discrete_ebm.errors import DataError, MoleculeError, SettingError, SpaceError
 from graph_ebm import datasets, pretrained
 from graph_ebm.constraints import ConstrainedEnergy, similar_to
 from graph_ebm.energies import ComposedEnergy
-from graph_ebm.generate import Generated, clamp_substructure, generate, starting_states
-from graph_ebm.graphs import MoleculeSet
+from graph_ebm.generate import Generated, generate, prepare_start
+from graph_ebm.graphs import MoleculeSet, to_smiles
 from graph_ebm.space import MolecularSpace
 from graph_ebm.targets import Target, best_part, desirability, lift_interval, meets, property_table
-from graph_ebm.training import MolecularModel, train
+from graph_ebm.training import MolecularModel, torch_threads, train
 
 __all__ = ["OptimizeResult", "Target", "optimize"]
 
@@ -88,32 +90,45 @@ def optimize(
         OptimizeResult.
     Raises:
         DataError: too few molecules meet the targets, or a property fails everywhere. MoleculeError, SettingError,
-        SpaceError: as said in their messages.
+        SpaceError: as said in their messages. What can be known before the training is said before it.
     """
     began = time.perf_counter()
     wanted = [
         t if isinstance(t, Target) else Target.parse(t)
         for t in ([targets] if isinstance(targets, str | Target) else targets)
     ]
-    if not wanted:
-        raise SettingError("`targets` must hold at least one property; got none. Try optimize('qed').")
+    _check_settings(wanted, n, n_steps, strength, minutes)
     if strategy not in ("joint", "compose"):
         raise SettingError(f"`strategy` must be 'joint' or 'compose'; got {strategy!r}.")
     if similarity is not None and like is None:
         raise SettingError("`similarity` must come with `like`, the molecule to stay similar to; got none.")
     constraint = None if like is None or similarity is None else similar_to(like, similarity)
     molecules = datasets.load(data or "zinc-sample") if data is None or isinstance(data, str) else data
+    if not isinstance(molecules, MoleculeSet):
+        raise DataError(
+            f"`data` must be a MoleculeSet or a packaged name; got {type(molecules).__name__}. Read molecules with "
+            "graph_ebm.from_smiles(list) or graph_ebm.datasets.read(path)."
+        )
     base, base_name = _choose_base(base, molecules.space)
-    start = start or ([like] if like is not None else None)
-    if start or keep is not None:  # said before the training, not after it
-        first = starting_states(molecules.space, len(start or [keep]), start or [str(keep)], "cpu")
-        if keep is not None:
-            clamp_substructure(molecules.space, first, keep)
+    if base is not None:
+        base = base.to(device)
+    start = [start] if isinstance(start, str) else start or ([like] if like is not None else None)
+    first, _ = prepare_start(molecules.space, len(start or [keep]), start, keep, "cpu")
+    if constraint is not None and not all(fine := constraint(to_smiles(first, molecules.space.vocabulary))):
+        raise MoleculeError(
+            f"every starting molecule must have a similarity of at least {similarity:g} to {like!r}; got "
+            f"{(start or [keep])[fine.index(False)]!r}. Leave out `start`, or lower `similarity`."
+        )
+    if output is not None:
+        checkpoint.make_folder(output)  # a folder that cannot be made is said now
     values, failures = property_table(molecules, wanted)
-    rows, bounded = best_part(values, wanted, fraction)
-    groups = {"+".join(t.name for t in wanted): (rows, 1.0)}
-    if strategy == "compose" and len(wanted) > 1:
-        groups = {t.name: (best_part(values, [t], fraction)[0], t.weight) for t in wanted}
+    if strategy == "compose":  # each expert has its own best part: no molecule needs to be best in all
+        parts = {t.name: best_part(values, [t], fraction) for t in wanted}
+        groups = {t.name: (parts[t.name][0], t.weight) for t in wanted}
+        bounded = [parts[t.name][1][0] for t in wanted]
+    else:
+        rows, bounded = best_part(values, wanted, fraction)
+        groups = {"+".join(t.name for t in wanted): (rows, 1.0)}
 
     common = {"threads": threads, "device": device, "progress": progress, **settings}
     share = 0.7 * minutes
@@ -159,22 +174,25 @@ def optimize(
         model.save(output)
     target_energy: Any = model.energy if constraint is None else ConstrainedEnergy(model.energy, constraint)
     left = None if n_steps is not None else max(0.2 * 60 * minutes, 60 * minutes - (time.perf_counter() - began))
-    generated = generate(
-        model,
-        n,
-        seed=seed,
-        n_steps=3000 if n_steps is None else n_steps,
-        start=start,
-        keep=keep,
-        progress=progress,
-        energy=target_energy,
-        max_seconds=left,
-    )
+    if interrupted:  # a first Ctrl-C ends the training and leaves a short sampling, a second one ends that
+        left = min(left or 20.0, 20.0)
+    with torch_threads(threads):
+        generated = generate(
+            model,
+            n,
+            seed=seed,
+            n_steps=3000 if n_steps is None else n_steps,
+            start=start,
+            keep=keep,
+            progress=progress,
+            energy=target_energy,
+            max_seconds=left,
+        )
     n_steps = generated.settings["n_steps"]
     if not generated.expert_energies and hasattr(target_energy, "expert_energies"):
         with torch.no_grad():
             generated.expert_energies = target_energy.expert_energies(generated.x)
-    after, failed = property_table(generated.molecules, wanted)
+    after, failed = property_table(generated.molecules, wanted, required=False)
     table, figures = _rank(generated, after, bounded, values, molecules)
     figures |= {
         "n_steps": n_steps,
@@ -194,6 +212,25 @@ def optimize(
         _caveats(wanted, figures, interrupted or generated.interrupted),
         interrupted=interrupted or generated.interrupted,
     )
+
+
+def _check_settings(wanted: Sequence[Target], n: int, n_steps: int | None, strength: float, minutes: float) -> None:
+    """SettingError for what :func:`train` and :func:`generate` would find out too late."""
+    if not wanted:
+        raise SettingError("`targets` must hold at least one property; got none. Try optimize('qed').")
+    names = [t.name for t in wanted]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise SettingError(
+            f"`targets` must name each property once; got {twice[0]!r} twice. Join the bounds: '{twice[0]}:1..3'."
+        )
+    for name, value in (("n", n), ("n_steps", n_steps)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise SettingError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
+    if not 0 <= strength < math.inf:
+        raise SettingError(f"`strength` must be a finite number of at least 0; got {strength!r}. Default: 1.")
+    if not 0 < minutes < math.inf:
+        raise SettingError(f"`minutes` must be a positive finite number; got {minutes!r}.")
 
 
 def _choose_base(base: MolecularModel | str | None, space: MolecularSpace) -> tuple[MolecularModel | None, str]:
@@ -238,7 +275,7 @@ def _rank(
     seen: set[str] = set()
     table = []
     # ties in rank (better than all data) are broken by the raw values
-    raw = sum(_sign(t) * np.nan_to_num(after[t.name]) / (np.nanstd(before[t.name]) + 1e-9) for t in bounded)
+    raw = sum(_sign(t) * np.nan_to_num(after[t.name]) / (_finite(before[t.name]).std() + 1e-9) for t in bounded)
     for row in np.lexsort((-raw, -score)):
         smiles = generated.smiles[row]
         if smiles in seen:
@@ -262,12 +299,17 @@ def _rank(
         **lift_interval(int(hits.sum()), n, int(base_hits.sum()), len(data)),
     }
     for name in after:
-        figures[f"mean {name} of the data"] = float(np.nanmean(before[name]))
-        figures[f"mean {name} of all samples"] = float(np.nanmean(after[name]))
-        figures[f"shift of {name} in standard deviations"] = float(
-            (np.nanmean(after[name]) - np.nanmean(before[name])) / (np.nanstd(before[name]) + 1e-12)
-        )
+        data_values, sample_values = _finite(before[name]), _finite(after[name])
+        mean = float(sample_values.mean()) if len(sample_values) else math.nan
+        figures[f"mean {name} of the data"] = float(data_values.mean())
+        figures[f"mean {name} of all samples"] = mean
+        shift = (mean - float(data_values.mean())) / (float(data_values.std()) + 1e-12)
+        figures[f"shift of {name} in standard deviations"] = shift
     return table, figures
+
+
+def _finite(column: np.ndarray) -> np.ndarray:
+    return column[np.isfinite(column)]
 
 
 def _sign(target: Target) -> float:

@@ -13,7 +13,7 @@ from discrete_ebm.errors import DataError, SettingError
 from graph_ebm import properties
 from graph_ebm.graphs import MoleculeSet
 
-__all__ = ["Target", "best_part", "desirability", "meets", "property_table"]
+__all__ = ["Target", "best_part", "desirability", "lift_interval", "meets", "property_table"]
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,22 @@ class Target:
         properties.spec(self.name)
         if self.direction not in ("max", "min", "range"):
             raise SettingError(f"`direction` must be max, min or range; got {self.direction!r}.")
-        if not self.low < self.high:
+        if not self.low <= self.high or self.low == math.inf or self.high == -math.inf:
             raise SettingError(
-                f"a target's range must go from low to high; got {self.low:g}..{self.high:g} for {self.name}."
+                f"a target's range must go from low to high; got {self.low:g}..{self.high:g} for {self.name}. Swap?"
             )
+        if self.direction == "range" and self.low == -math.inf and self.high == math.inf:
+            raise SettingError(f"a range must have a bound; got none for {self.name}. Write e.g. '{self.name}:1..3'.")
+        if not math.isfinite(self.weight):
+            raise SettingError(f"`weight` must be a finite number; got {self.weight!r} for {self.name}. Default: 1.")
 
     @classmethod
     def parse(cls, text: str) -> Target:
         """From "qed", "sa:min", "logp:1..3", "qed:>0.9", "sa:<2.5" or "module:function" (with the same endings)."""
+        if not isinstance(text, str):
+            raise SettingError(f"a target must be a string or a Target; got {type(text).__name__}. Write e.g. 'qed'.")
         name, direction, low, high = text.strip(), None, -math.inf, math.inf
-        head, separator, tail = name.rpartition(":")
+        head, separator, tail = (part.strip() for part in name.rpartition(":"))
         if separator and tail in ("max", "min"):
             name, direction = head, tail
         elif separator and ".." in tail:
@@ -57,6 +63,10 @@ class Target:
                 raise SettingError(f"a target's bound must be a number; got {text!r}. Write e.g. 'qed:>0.9'.")
             name = head
             direction, low, high = ("max", bound, high) if tail[0] == ">" else ("min", low, bound)
+        elif separator and head in properties.names():
+            raise SettingError(
+                f"the ending of a target must be max, min, a..b, >a or <b; got {text!r}. Write e.g. '{head}:max'."
+            )
         spec = properties.spec(name)
         return cls(name, direction or ("max" if spec.higher_is_better else "min"), low, high)
 
@@ -74,16 +84,21 @@ def _bound(text: str, whole: str) -> float | None:
         raise SettingError(f"a target's bound must be a number; got {whole!r}. Write e.g. 'logp:1..3'.") from None
 
 
-def property_table(molecules: MoleculeSet, targets: Sequence[Target]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """({property: (B,) float64}, {failure reason: count}); packaged columns are used where they are there.
+def property_table(
+    molecules: MoleculeSet, targets: Sequence[Target], *, required: bool = True
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """({property: (B,) float64}, {failure reason: count}); what fails is NaN.
+
+    Columns of the set are used where they hold the property itself (checked on a few molecules): a file's column of
+    that name may be something else, and samples are valued by the property.
 
     Raises:
-        DataError: a property has no finite value on any molecule.
+        DataError: a property has no finite value on any molecule; not where ``required`` is False.
     """
     values = {
         t.name: np.asarray(molecules.properties[t.name], dtype=np.float64)
         for t in targets
-        if t.name in molecules.properties
+        if t.name in molecules.properties and _holds(molecules, t.name)
     }
     missing = [t.name for t in targets if t.name not in values]
     failures: dict[str, int] = {}
@@ -93,13 +108,23 @@ def property_table(molecules: MoleculeSet, targets: Sequence[Target]) -> tuple[d
         for (name, reason), count in failed.counts().items():
             failures[f"{name}: {reason}"] = failures.get(f"{name}: {reason}", 0) + count
     for name, column in values.items():
-        if not np.isfinite(column).any():
+        if required and not np.isfinite(column).any():
             why = "; ".join(f"{reason} ({count})" for reason, count in failures.items()) or "all values are missing"
             raise DataError(
                 f"the property {name!r} must have a value on some molecule; got none: {why}. "
                 "Try the function on one SMILES by hand."
             )
     return values, failures
+
+
+def _holds(molecules: MoleculeSet, name: str, n: int = 16) -> bool:
+    """Whether the column of that name is complete and agrees with the property on n molecules."""
+    column = np.asarray(molecules.properties[name], dtype=np.float64)
+    if not len(column) or not np.isfinite(column).all():
+        return False
+    rows = np.unique(np.linspace(0, len(column) - 1, n).astype(int))
+    computed, _ = properties.compute([name], molecules[rows].smiles)
+    return bool(np.allclose(computed[name], column[rows], rtol=1e-2, atol=1e-2))
 
 
 def desirability(

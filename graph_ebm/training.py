@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +21,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from discrete_ebm import checkpoint
-from discrete_ebm.errors import CheckpointError, DataError, SettingError, SpaceError
+from discrete_ebm.errors import (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    EBMError,
+    NonFiniteEnergyError,
+    SettingError,
+    SpaceError,
+)
 from discrete_ebm.guards import Guard
 from discrete_ebm.samplers.base import ChainState
 from discrete_ebm.trainer import Batches, Trainer
@@ -33,6 +42,7 @@ from graph_ebm.space import MolecularSpace
 
 __all__ = ["MolecularModel", "TrainSettings", "distance_to_data", "load_model", "single_atoms", "train"]
 
+AUDIT_CHAINS, AUDIT_STEPS = 128, 60  # chains that never saw the data, and their steps at each audit
 NETWORKS = {"relational": RelationalEnergy, "transformer": TransformerEnergy}
 
 
@@ -45,7 +55,7 @@ class TrainSettings:
         shares: parts of the time for the stages local, contrast and chains.
         n_chains: persistent chains. batch: data rows and moved chains of an update. n_steps: kernel steps of an update.
         lr_local, lr_contrast: Adam's step sizes of the first two stages; lr_chains: of (local, network) in the third.
-        ema: decay of the averaged copy that is kept. clip: largest gradient norm of the network's updates.
+        ema: decay of the averaged copy that is kept. clip: largest gradient norm in stage contrast (None: any).
         penalty: weight of the energies' variance, 1/nats. fresh: share of the chains that start from single atoms.
     """
 
@@ -60,15 +70,42 @@ class TrainSettings:
     lr_contrast: float = 1e-3
     lr_chains: tuple[float, float] = (3e-3, 3e-4)
     ema: float = 0.99
-    clip: float = 5.0
+    clip: float | None = 5.0
     penalty: float = 0.0
     fresh: float = 0.25
 
     def __post_init__(self) -> None:
         if self.network is not None and self.network not in NETWORKS:
             raise SettingError(f"`network` must be one of {', '.join(NETWORKS)} or None; got {self.network!r}.")
-        if len(self.shares) != 3 or min(self.shares) < 0 or sum(self.shares) <= 0:
-            raise SettingError(f"`shares` must be three non-negative numbers with a positive sum; got {self.shares}.")
+        for name, count in (("shares", 3), ("lr_chains", 2)):
+            values = getattr(self, name)
+            fine = isinstance(values, tuple | list) and len(values) == count and all(_in(v, 0) for v in values)
+            if not fine or sum(values) <= 0:
+                raise SettingError(
+                    f"`{name}` must be {count} non-negative numbers with a positive sum; got {values!r}. "
+                    f"Default: {type(self).__dataclass_fields__[name].default}."
+                )
+        for name in ("hidden", "layers", "n_chains", "batch", "n_steps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SettingError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
+        for name in ("lr_local", "lr_contrast", "clip"):
+            if name == "clip" and self.clip is None:
+                continue
+            if not _in(getattr(self, name), 0) or getattr(self, name) == 0:
+                raise SettingError(f"`{name}` must be a positive finite number; got {getattr(self, name)!r}.")
+        if not _in(self.ema, 0, 1) or self.ema == 1:
+            raise SettingError(f"`ema` must be at least 0 and below 1; got {self.ema!r}. Try 0.99.")
+        if not _in(self.fresh, 0, 1):
+            raise SettingError(f"`fresh` must be between 0 and 1; got {self.fresh!r}. Default: 0.25.")
+        if not _in(self.penalty, 0):
+            raise SettingError(f"`penalty` must be a finite number of at least 0; got {self.penalty!r}. Default: 0.")
+
+
+def _in(value: Any, low: float, high: float = math.inf) -> bool:
+    """A finite number from low to high."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and low <= value <= high
 
 
 @dataclass
@@ -126,13 +163,20 @@ def load_model(folder: str | Path) -> MolecularModel:
             f"{folder} must hold a molecular model of schema 1; got {config.get('kind')!r}, schema "
             f"{config.get('schema')!r}. Train it again with this version."
         )
-    energy = GraphEnergy.from_dict(config["energy"])
     parts = {
         prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
         for prefix in ("energy.", "moves.")
     }
-    energy.load_state_dict(parts["energy."])
-    moves = MoveSettings.from_tensors(parts["moves."])
+    try:
+        energy = GraphEnergy.from_dict(config["energy"])
+        energy.load_state_dict(parts["energy."])
+        moves = MoveSettings.from_tensors(parts["moves."])
+    except (EBMError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as cause:
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        raise CheckpointError(
+            f"{folder} must hold a model that this version can build; got {type(cause).__name__}: {reason} "
+            "Train it again with this version."
+        ) from cause
     return MolecularModel(energy, energy.space, moves, settings=config.get("settings", {}))
 
 
@@ -162,15 +206,31 @@ def data_histograms(local: LocalEnergy, x: Tensor) -> dict[str, Tensor]:
 
 
 class _Recorder:
-    """Rows of the history, a bounded number of them, and an audit by chains that never saw the training data."""
+    """Rows of the history, a bounded number of them, and an audit by chains that never saw the training data.
+
+    ``length``: seconds of the training, or its updates when ``by_updates``; rows then depend on nothing but the seed.
+    ``generator``: the audit's own, so that when it happens does not change what is learned. ``chain_steps``: those of
+    an update. Audits take about a tenth of the training at most.
+    """
 
     def __init__(
-        self, model: MolecularModel, data: Tensor, seconds: float, generator: torch.Generator, bar: Any
+        self,
+        model: MolecularModel,
+        data: Tensor,
+        length: float,
+        generator: torch.Generator,
+        bar: Any,
+        *,
+        by_updates: bool,
+        chain_steps: int,
     ) -> None:
-        self.model, self.generator, self.bar = model, generator, bar
+        self.model, self.generator, self.bar, self.by_updates = model, generator, bar, by_updates
         self.began = time.perf_counter()
-        self.every = seconds / 120
-        self.audit_every = seconds / 15
+        self.updates = 0
+        self.every = length / 120
+        self.audit_every = length / 15
+        if by_updates:
+            self.audit_every = max(self.audit_every, 10 * AUDIT_CHAINS * AUDIT_STEPS / chain_steps)
         self.last = self.last_audit = -1e9
         self.stage = ""
         energy = model.energy
@@ -179,7 +239,9 @@ class _Recorder:
         self.fresh: ChainState | None = None
 
     def __call__(self, trainer: Trainer, terms: dict[str, float]) -> bool:
-        now = time.perf_counter() - self.began
+        self.updates += 1
+        seconds = time.perf_counter() - self.began
+        now = self.updates if self.by_updates else seconds
         self.bar.n = round(now, 1)
         self.bar.set_postfix_str(
             f"{self.stage}: "
@@ -194,9 +256,11 @@ class _Recorder:
         if self.stage != "contrast" and now - self.last_audit >= self.audit_every:
             self.last_audit = now
             distance = self._audit(trainer.ema if trainer.ema is not None else trainer.energy)
+            if not self.by_updates:
+                self.audit_every = max(self.audit_every, 10 * (time.perf_counter() - self.began - now))
         state = trainer.state
         row = {
-            "seconds": now,
+            "seconds": seconds,
             "stage": self.stage,
             "gap": terms.get("gap", float("nan")),
             "distance": distance,
@@ -209,20 +273,20 @@ class _Recorder:
             self.model.history.setdefault(key, []).append(value)
         return False
 
-    def _audit(self, energy: Any, n_chains: int = 128, n_steps: int = 60) -> float:
+    def _audit(self, energy: Any) -> float:
         """Distance to the data of chains that started from single atoms and have run since, under today's energy."""
         if self.local is None or self.data is None:
             return float("nan")
         kernel, space = self.model.kernel, self.model.space
-        x = single_atoms(space, n_chains, self.generator.device) if self.fresh is None else self.fresh.x
+        x = single_atoms(space, AUDIT_CHAINS, self.generator.device) if self.fresh is None else self.fresh.x
         state = kernel.init(energy, x, generator=self.generator)
-        state = advance_chains(kernel, energy, state, n_steps, generator=self.generator).state
+        state = advance_chains(kernel, energy, state, AUDIT_STEPS, generator=self.generator).state
         self.fresh = state
         return distance_to_data(self.local, state.x, self.data)
 
 
 @contextlib.contextmanager
-def _threads(n: int | None) -> Iterator[None]:
+def torch_threads(n: int | None) -> Iterator[None]:
     """Torch's thread count for the duration."""
     before = torch.get_num_threads()
     try:
@@ -254,8 +318,9 @@ def train(
         molecules: the data; their space becomes the model's.
         minutes: wall-clock time of all stages (default 5 when ``n_iterations`` is not given).
         n_iterations: updates of all stages, in place of ``minutes``; repeats bit by bit for one seed and thread count.
+            With both, each stage ends at whichever comes first.
         seed: of every random number. threads: torch threads while training (default: as they are).
-        output: folder to save the model to.
+        output: folder to save the model to, also when the guard stops the training.
         base: a model of the same space to start from; then only the last stage runs.
         settings: a :class:`TrainSettings`; ``changes`` replace single fields of it.
         label: of the progress bar.
@@ -270,22 +335,30 @@ def train(
     except TypeError as cause:
         known = ", ".join(TrainSettings.__dataclass_fields__)
         raise SettingError(f"training settings must be among {known}; got {', '.join(changes)} ({cause}).") from cause
+    if not isinstance(molecules, MoleculeSet):
+        raise DataError(
+            f"`molecules` must be a MoleculeSet; got {type(molecules).__name__}. Read them with "
+            "graph_ebm.from_smiles(list) or graph_ebm.datasets.load(name)."
+        )
     if len(molecules) < 2:
         raise DataError(f"`molecules` must hold at least 2 molecules; got {len(molecules)}. Loosen the filter.")
     if n_iterations is None and minutes is None:
         minutes = 5.0
-    for name, value in (("minutes", minutes), ("n_iterations", n_iterations)):
-        if value is not None and not value > 0:
-            raise SettingError(f"`{name}` must be positive; got {value!r}.")
+    if minutes is not None and (not _in(minutes, 0) or minutes == 0):
+        raise SettingError(f"`minutes` must be a positive finite number; got {minutes!r}.")
+    if n_iterations is not None and (not _in(n_iterations, 1) or not isinstance(n_iterations, int)):
+        raise SettingError(f"`n_iterations` must be a whole number of at least 1; got {n_iterations!r}.")
     if base is not None and base.space != molecules.space:
         raise SpaceError(
             f"`base` must have the molecules' space {molecules.space!r}; got {base.space!r}. "
             "Read the molecules with the base's vocabulary and max_atoms."
         )
+    if output is not None:
+        checkpoint.make_folder(output)  # a folder that cannot be made is said now, not after the training
     generator = torch.Generator(device=device).manual_seed(seed)
     x = molecules.x.to(device)
     space = molecules.space
-    with _threads(threads):
+    with torch_threads(threads):
         if base is None:
             network = (
                 None
@@ -311,7 +384,15 @@ def train(
                 **asdict(plan),
             },
         )
-        _run_stages(model, x, plan, minutes, n_iterations, generator, progress, label, from_base=base is not None)
+        try:
+            _run_stages(model, x, plan, minutes, n_iterations, generator, progress, label, from_base=base is not None)
+        except KeyboardInterrupt:  # between two updates; during one, the stage itself ends in good order
+            model.interrupted = True
+        except (DivergenceError, NonFiniteEnergyError) as cause:
+            if output is None:
+                raise
+            model.save(output)  # the last good parameters: nothing is lost
+            raise type(cause)(f"{cause} They are saved in {output}.") from cause
     if output is not None:
         model.save(output)
     return model
@@ -333,10 +414,12 @@ def _run_stages(
     energy: Any = model.energy
     kernel = model.kernel
     network = energy.network if isinstance(energy, MolecularEnergy) else None
-    local_only = MolecularEnergy(model.space, local=energy.local) if isinstance(energy, MolecularEnergy) else energy
+    has_local = isinstance(energy, MolecularEnergy) and energy.local is not None
+    local_only = MolecularEnergy(model.space, local=energy.local) if has_local else energy
     shares = (0.0, 0.0, 1.0) if from_base else plan.shares if network is not None else (1.0, 0.0, 0.0)
     total = sum(shares)
-    seconds = 60 * minutes if minutes is not None else 60.0 * (n_iterations or 1) / 300
+    seconds = 60 * minutes if minutes is not None else None
+    length = float(n_iterations or 1) if seconds is None else seconds
     data = Batches(x, plan.batch, generator)
     # some chains start from single atoms, so that the way from there to real molecules is learned as well
     fresh = single_atoms(model.space, 0 if from_base else round(plan.fresh * plan.n_chains), x.device)
@@ -348,7 +431,7 @@ def _run_stages(
         "penalty": plan.penalty,
         "bank": bank,
     }
-    parts = [] if network is None else list(network.parameters())
+    parts = [] if network is None or not has_local else list(network.parameters())
     stages: list[tuple[str, Any, Any, Any, dict[str, Any]]] = [
         (
             "local",
@@ -373,14 +456,18 @@ def _run_stages(
             {"clip": None},
         ),
     ]
+    unit = "updates" if minutes is None else "s"
     with tqdm(
-        total=round(seconds, 1),
+        total=round(length, 1),
         disable=not progress,
         desc=label,
-        unit="s",
-        bar_format=f"{{l_bar}}{{bar}}| {{n:.0f}}/{seconds:.0f} s [{{remaining}} left] {{postfix}}",
+        unit=unit,
+        bar_format=f"{{l_bar}}{{bar}}| {{n:.0f}}/{length:.0f} {unit} [{{remaining}} left] {{postfix}}",
     ) as bar:
-        recorder = _Recorder(model, x, seconds, generator, bar)
+        own = torch.Generator(device=generator.device).manual_seed(generator.initial_seed() + 7_919)
+        recorder = _Recorder(
+            model, x, length, own, bar, by_updates=minutes is None, chain_steps=plan.n_steps * plan.batch
+        )
         for (name, target, objective, parameters, options), share in zip(stages, shares, strict=True):
             if share == 0 or not parameters:
                 continue
@@ -393,7 +480,7 @@ def _run_stages(
                 generator=generator,
                 parameters=parameters,
                 n_iterations=updates,
-                max_seconds=None if minutes is None else max(1e-3, seconds * share / total),
+                max_seconds=None if seconds is None else max(1e-3, seconds * share / total),
                 betas=(0.9, 0.99),
                 warmup=min(20, max(1, updates // 5)),
                 decay="linear",
