@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from discrete_ebm.energies.base import (
     HasBlocks,
@@ -51,10 +51,14 @@ class HasLatents(Protocol):
 
 
 class _Plan(NamedTuple):
-    """How to update an energy's sites; ``source`` is what it was made from, to notice that this changed."""
+    """How to update an energy's sites; ``source`` is what it was made from, to notice that this changed.
+
+    ``weights``: versions of the parameters that a check by numbers was made with; None where edges decided.
+    """
 
     blocks: list[Tensor]
     source: list[Tensor]
+    weights: list[int] | None
 
 
 _PLANS: WeakKeyDictionary[Any, _Plan] = WeakKeyDictionary()
@@ -164,7 +168,8 @@ class BlockGibbs(Kernel):
 def colour_classes(energy: Any, device: torch.device | str = "cpu") -> list[Tensor]:
     """Checked blocks of sites (int64 on ``device``) that are independent given the rest and cover every site once.
 
-    Kept for the energy until its ``blocks()`` or ``edges()`` change.
+    Kept for the energy until its ``blocks()`` or ``edges()`` change; without edges, until its parameters change too
+    (couplings that start at zero say nothing about those that are learned).
 
     Raises:
         CapabilityError: the energy offers neither, or two sites of a block interact.
@@ -180,17 +185,25 @@ def colour_classes(energy: Any, device: torch.device | str = "cpu") -> list[Tens
     device = torch.device(device)
     source = [*(given or []), *([] if edges is None else [edges])]
     plan = _PLANS.get(energy)
-    if plan is None or len(plan.source) != len(source) or not all(map(torch.equal, plan.source, source)):
+    weights = None if edges is not None else _versions(energy)
+    same = plan is not None and len(plan.source) == len(source) and all(map(torch.equal, plan.source, source))
+    if plan is None or not same or plan.weights != weights:
         blocks = _greedy_colouring(energy.space.n_sites, edges) if given is None else given
         _check_cover(blocks, energy.space.n_sites)
         if edges is not None:
             _check_edges(blocks, edges, energy.space.n_sites)
         else:
             _check_numerically(energy, blocks, device)
-        plan = _Plan(blocks, source)
-    plan = _Plan([block.to(device) for block in plan.blocks], plan.source)
+        plan = _Plan(blocks, source, weights)
+    plan = plan._replace(blocks=[block.to(device) for block in plan.blocks])
     _PLANS[energy] = plan
     return plan.blocks
+
+
+def _versions(energy: Any) -> list[int]:
+    """A number for each parameter and buffer that changes when it is written to; made in inference mode: none."""
+    tensors = [*energy.parameters(), *energy.buffers()] if isinstance(energy, nn.Module) else []
+    return [number for t in tensors if not t.is_inference() for number in (t.data_ptr(), t._version)]
 
 
 def _greedy_colouring(n_sites: int, edges: Tensor | None) -> list[Tensor]:
@@ -226,6 +239,7 @@ def _check_edges(blocks: list[Tensor], edges: Tensor, n_sites: int) -> None:
         )
 
 
+@torch.no_grad()
 def _check_numerically(energy: Any, blocks: list[Tensor], device: torch.device, n_states: int = 32) -> None:
     """Conditionals in a block must not change when the whole block is redrawn; checked on random states."""
     space = energy.space

@@ -457,6 +457,17 @@ def test_good_blocks_pass_both_ways_and_changed_ones_are_noticed() -> None:
             colour_classes(energy)
 
 
+def test_blocks_that_were_checked_at_zero_couplings_are_checked_again_when_they_are_learned() -> None:
+    energy = _Blocked([[0, 1, 2]], with_edges=False)
+    energy.coupling = torch.nn.Parameter(torch.zeros(()))
+    energy.forward = lambda s: -energy.coupling * s[:, 0] * s[:, 1]
+    assert len(colour_classes(energy)) == 1  # true of independent spins
+    with torch.no_grad():
+        energy.coupling.fill_(1.0)
+    with pytest.raises(CapabilityError, match="law changes"):
+        samplers.create("block-gibbs").init(energy, torch.ones(4, 3, dtype=torch.int8), generator=torch.Generator())
+
+
 def test_dense_couplings_that_learn_a_new_edge_are_coloured_anew() -> None:
     case = cases.ising_dense()
     assert max(len(block) for block in colour_classes(case.energy)) == 2
