@@ -9,6 +9,7 @@ from typing import Any
 
 from discrete_ebm.errors import RegistryError
 from discrete_ebm.objectives.base import Objective
+from discrete_ebm.samplers.registry import check_settings
 
 __all__ = ["ObjectiveSpec", "create", "names", "register", "spec"]
 
@@ -49,5 +50,7 @@ def spec(name: str) -> ObjectiveSpec:
 
 
 def create(name: str, **settings: Any) -> Objective:
-    """Build an objective by name with its settings."""
-    return spec(name).build(**settings)
+    """Build an objective by name with its settings; :class:`SettingError` for one that it does not have."""
+    row = spec(name)
+    check_settings(f"objective {name!r}", row.build, settings)
+    return row.build(**settings)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
-from discrete_ebm.errors import RegistryError
+from discrete_ebm.errors import RegistryError, SettingError
 from discrete_ebm.samplers.base import Kernel
 
-__all__ = ["SamplerSpec", "create", "names", "register", "spec"]
+__all__ = ["SamplerSpec", "check_settings", "create", "names", "register", "spec"]
 
 
 @dataclass(frozen=True)
@@ -81,5 +82,25 @@ def spec(name: str) -> SamplerSpec:
 
 
 def create(name: str, **settings: Any) -> Kernel:
-    """Build a kernel by name with its settings."""
-    return spec(name).build(**settings)
+    """Build a kernel by name with its settings.
+
+    Raises:
+        RegistryError: unknown name. SettingError: a setting that this sampler does not have, or a wrong value.
+    """
+    row = spec(name)
+    check_settings(f"sampler {name!r}", row.build, settings)
+    return row.build(**settings)
+
+
+def check_settings(what: str, build: Callable[..., Any], settings: dict[str, Any]) -> None:
+    """Raise :class:`SettingError` for a setting that ``build`` does not take; ``what`` names it in the sentence."""
+    parameters = inspect.signature(build).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        raise SettingError(
+            f"settings of the {what} must be among {', '.join(known) or 'none at all'}; got {', '.join(unknown)}. "
+            "Check the spelling."
+        )

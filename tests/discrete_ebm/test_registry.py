@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from discrete_ebm import samplers
-from discrete_ebm.errors import RegistryError
+from discrete_ebm import objectives, samplers
+from discrete_ebm.errors import RegistryError, SettingError
 from discrete_ebm.samplers import registry
 from discrete_ebm.samplers.base import Kernel
 
@@ -33,6 +33,13 @@ def test_a_spec_tells_the_truth_about_its_kernel(name: str) -> None:
 def test_an_unknown_name_suggests_the_nearest_and_lists_all() -> None:
     with pytest.raises(RegistryError, match=r"Did you mean 'gwg'\? Available: .*langevin"):
         samplers.create("gwq")
+
+
+def test_an_unknown_setting_is_refused_and_the_known_ones_are_listed() -> None:
+    with pytest.raises(SettingError, match=r"among balancing, exact_deltas, laziness; got balance\."):
+        samplers.create("gwg", balance="sqrt")
+    with pytest.raises(SettingError, match=r"objective 'cd' must be among .*n_steps.*; got steps\."):
+        objectives.create("cd", steps=3)
 
 
 def test_a_duplicate_is_refused() -> None:
