@@ -276,14 +276,22 @@ def _resumed(kernel: Kernel, energy: Any, state: ChainState, start: Tensor) -> C
     """``state``, if this kernel on this energy could have made it; ``start`` are its checked states."""
     own = torch.Generator(start.device).manual_seed(0)  # the run's own generator must not notice this look
     probe = kernel.init(energy, start[:1], generator=own)
-    stale = not torch.allclose(probe.energy, state.energy[:1].to(probe.energy), rtol=1e-3, atol=1e-3)
-    if probe.cache.keys() != state.cache.keys() or stale:
+    stale = not _close(probe.energy, state.energy)
+    same = probe.cache.keys() == state.cache.keys()
+    # the same names can hold other numbers, e.g. gwg's exact deltas or its estimates
+    if not same or stale or not all(_close(part, state.cache[name]) for name, part in probe.cache.items()):
         raise SettingError(
             "`x0` must be a ChainState of the same kernel and energy to resume; got one "
             + ("whose energies are not this energy's. " if stale else "of another kernel. ")
             + "Pass its states alone, x0=chains.last."
         )
     return state
+
+
+def _close(one: Tensor, many: Tensor) -> bool:
+    """Whether ``one`` (1, ...) is the first row of ``many`` (C, ...), to the rounding that a batch's size brings."""
+    first = many[:1].to(one)
+    return one.shape == first.shape and torch.allclose(one, first, rtol=1e-3, atol=1e-3)
 
 
 def raise_if_not_finite(

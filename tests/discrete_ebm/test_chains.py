@@ -70,6 +70,15 @@ def test_a_state_of_another_kernel_or_energy_is_not_resumed():
         de.sample(2.0 * ISING, sampler="gibbs", x0=state, n_steps=2)
 
 
+def test_a_state_whose_kept_numbers_mean_something_else_is_not_resumed():
+    """Estimated and exact changes of energy have the same name and shape; one for the other bends a step's law."""
+    mlp = de.energies.MLPEnergy(de.Binary(6), (8,), seed=1)
+    mlp.flip_deltas = lambda x: torch.zeros(len(x), 6, 2)
+    state = de.sample(mlp, sampler=de.samplers.create("gwg", exact_deltas=False), **SHORT).state
+    with pytest.raises(SettingError, match="of another kernel"):
+        de.sample(mlp, sampler="gwg", x0=state, n_steps=2)
+
+
 def test_x0_is_where_the_chains_start_and_is_not_modified():
     x0 = -torch.ones(6, 3, 4, dtype=torch.int8)
     kept = x0.clone()
