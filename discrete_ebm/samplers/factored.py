@@ -127,6 +127,8 @@ def propose_factored(
     log_backward = neighbourhood.log_prob(y, back_site, back_option, live.context)
     if fixed is not None and (displaced := neighbourhood.displaced(live.x, live.site, live.option)) is not None:
         possible = possible & ~(displaced & (fixed if live.rows is None else fixed[live.rows])).any(-1)
+    # running sums of a device may round up over a weight of 0: what they drew there is refused, not scored by 0/0
+    possible = possible & (log_q > -math.inf)
     ratio = torch.where(possible, log_backward - log_q, torch.full_like(log_q, -math.inf))
     move = live.site * n_options + live.option
     if live.rows is None:

@@ -18,6 +18,7 @@ from discrete_ebm.samplers.accept import metropolis_hastings, metropolis_log_alp
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
 from discrete_ebm.samplers.factored import FactoredNeighbourhood, propose_factored
 from discrete_ebm.samplers.informed import Proposal, screen
+from discrete_ebm.samplers.single_site import at_least_float32
 
 __all__ = ["MolecularKernel", "propose_edit"]
 
@@ -103,10 +104,10 @@ class MolecularKernel(Kernel):
     def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:
         with torch.no_grad():
             x = x0.clone()
-            cache = {"surrogate": energy.surrogate(x)} if self._screens(energy) else {}
+            cache = {"surrogate": at_least_float32(energy.surrogate(x))} if self._screens(energy) else {}
             # a random place in the schedule of moves, so that short runs from init do not repeat its beginning
             step = torch.randint(2**40, (), generator=generator, device=generator.device).cpu()
-            return ChainState(x, evaluate_energy(energy, x), cache, step)
+            return ChainState(x, at_least_float32(evaluate_energy(energy, x)), cache, step)
 
     def _screens(self, energy: Any) -> bool:
         return self.delayed and callable(getattr(energy, "surrogate", None))
@@ -129,7 +130,7 @@ class MolecularKernel(Kernel):
         proposal = proposal._replace(possible=possible, log_q_ratio=log_q_ratio)
         cache = dict(state.cache)
         if "surrogate" in state.cache:
-            surrogate = energy.surrogate(proposal.y)
+            surrogate = at_least_float32(energy.surrogate(proposal.y))
             promoted, first = screen(
                 surrogate - state.cache["surrogate"], proposal, beta=inverse_t, generator=generator
             )
@@ -163,8 +164,8 @@ class MolecularKernel(Kernel):
         On the CPU only the wanted rows are evaluated; elsewhere counting them would wait for the device.
         """
         if y.device.type != "cpu":
-            return torch.where(wanted, evaluate_energy(energy, y), fallback), 1.0
+            return torch.where(wanted, at_least_float32(evaluate_energy(energy, y)), fallback), 1.0
         rows = wanted.nonzero()[:, 0]
         if len(rows) == 0:
             return fallback.clone(), 0.0
-        return fallback.index_put((rows,), evaluate_energy(energy, y[rows])), len(rows) / len(y)
+        return fallback.index_put((rows,), at_least_float32(evaluate_energy(energy, y[rows]))), len(rows) / len(y)

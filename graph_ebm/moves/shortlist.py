@@ -19,6 +19,7 @@ from discrete_ebm.samplers.balancing import log_balancing
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
 from discrete_ebm.samplers.informed import Proposal
 from discrete_ebm.samplers.multiple_try import check_tries, multiple_try
+from discrete_ebm.samplers.single_site import at_least_float32
 from graph_ebm.moves.kernel import MolecularKernel, propose_edit
 
 __all__ = ["ShortlistKernel"]
@@ -70,10 +71,10 @@ class ShortlistKernel(Kernel):
             )
         with torch.no_grad():
             x = x0.clone()
-            cache = {"surrogate": energy.surrogate(x)} if self.scored_by == "surrogate" else {}
+            cache = {"surrogate": at_least_float32(energy.surrogate(x))} if self.scored_by == "surrogate" else {}
             # a random place in the schedule of moves, so that short runs from init do not repeat its beginning
             step = torch.randint(2**40, (), generator=generator, device=generator.device).cpu()
-            return ChainState(x, evaluate_energy(energy, x), cache, step)
+            return ChainState(x, at_least_float32(evaluate_energy(energy, x)), cache, step)
 
     @torch.no_grad()
     def step(

@@ -14,6 +14,7 @@ from discrete_ebm.errors import SettingError
 from graph_ebm.chem.write import to_mols
 from graph_ebm.datasets import load
 from graph_ebm.moves import MolecularKernel, build_kernel, mine_moves
+from graph_ebm.moves.shortlist import ShortlistKernel
 from tests.graph_ebm.exact_moves import (
     TableEnergy,
     kernel,
@@ -226,6 +227,30 @@ def test_a_nan_energy_is_never_entered_and_is_counted(seed: int) -> None:
         seen += int(info.non_finite)
     assert bool(state.energy.isfinite().all())
     assert seen > 50
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_half_precision_energies_are_compared_in_float32(delayed: bool, seed: int) -> None:
+    """Energies near 1,000 have a spacing of 4 nats in bfloat16: their differences must be those of float32."""
+
+    class Half(TableEnergy):
+        def state_energy(self, x: torch.Tensor) -> torch.Tensor:
+            return (super().state_energy(x) + 1000).bfloat16()
+
+        def surrogate(self, x: torch.Tensor) -> torch.Tensor:
+            return self.state_energy(x)
+
+    energy, k = Half(random_energy()), kernel(delayed=delayed)
+    generator = torch.Generator().manual_seed(seed)
+    state = k.init(energy, molecules()[0], generator=generator)
+    beta = torch.full((len(state.x),), 0.1234567)
+    for _ in range(10):
+        state, info = k.step(energy, state, generator=generator, beta=beta)
+        assert state.energy.dtype == info.acceptance.dtype == torch.float32
+    assert torch.equal(state.energy, energy.state_energy(state.x).float())
+    small = ShortlistKernel(k, n_tries=2, scored_by="surrogate")
+    state, _ = small.step(energy, small.init(energy, state.x, generator=generator), generator=generator, beta=beta)
+    assert torch.equal(state.energy, energy.state_energy(state.x).float())
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (-1.0, *[1.0] * 14), (0.0,) * 15])

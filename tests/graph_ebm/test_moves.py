@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import chi2, ncx2
 
+from discrete_ebm.samplers import factored
 from discrete_ebm.samplers.factored import draw_index, two_sided
 from graph_ebm.datasets import load
 from graph_ebm.moves import MoveSettings, build_kernel, mine_moves
@@ -186,6 +187,22 @@ def test_an_index_of_weight_zero_is_never_drawn_and_the_others_by_weight(seed: i
     assert abs(counts[1] / n - 0.75) < 6 * (0.75 * 0.25 / n) ** 0.5
     _, none = draw_index(torch.zeros(3, 5), generator=torch.Generator())
     assert not bool(none.any())
+
+
+def test_an_index_of_weight_0_that_rounding_drew_is_not_a_proposal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device the running sums may round up over a weight of 0; scoring 0/0 would accept an illegal state."""
+    right = factored.draw_index
+
+    def rounded(weights: torch.Tensor, *, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        index, some = right(weights, generator=generator)
+        return torch.where((weights == 0).any(-1), (weights == 0).int().argmax(-1), index), some
+
+    monkeypatch.setattr(factored, "draw_index", rounded)
+    x, generator = molecules()[0], torch.Generator().manual_seed(0)
+    for move in kernel().moves:
+        proposal = factored.propose_factored(move, x, generator=generator)
+        assert not proposal.possible.any(), move.name
+        assert bool((proposal.log_q_ratio == -torch.inf).all()), move.name
 
 
 def test_two_sides_get_half_each_and_an_empty_side_nothing() -> None:
