@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from discrete_ebm.chains import StepTotals, raise_if_not_finite
+from discrete_ebm.errors import SettingError
 from discrete_ebm.objectives.base import Objective, ObjectiveOutput, ObjectiveState
 from discrete_ebm.samplers.base import ChainState
 from graph_ebm.advance import advance_chains
@@ -85,8 +86,8 @@ def starting_chains(
 class MolecularPCD(Objective):
     """Persistent contrastive divergence with the molecular kernel.
 
-    The whole bank takes part in every update and is never restarted: the age of its chains grows with training, so the
-    law is learned far beyond any fixed horizon (a bank with restarts learns the law of chains of one age only).
+    The chains are never restarted: their age grows with training, so the law is learned far beyond any fixed horizon (a
+    bank with restarts learns the law of chains of one age only).
 
     ``n_steps`` kernel steps an update; ``n_chains`` the bank; ``batch`` of its chains move and enter the loss at each
     update; ``penalty`` on the variance of the energies, 1/nats; ``ramp``: begin with one step an update and add one
@@ -108,7 +109,7 @@ class MolecularPCD(Objective):
         return MoleculeBank(starting_chains(data, self.n_chains, self.kernel, energy, generator=generator), self.kernel)
 
     def loss(self, energy: Any, batch: Any, state: ObjectiveState, *, generator: torch.Generator) -> ObjectiveOutput:
-        assert isinstance(state, MoleculeBank)
+        state = _bank(state)
         rows = None
         if self.batch < len(state.chains):
             rows = torch.randperm(len(state.chains), generator=generator, device=batch.device)[: self.batch]
@@ -132,6 +133,12 @@ class MolecularPCD(Objective):
             "energy_sd": values.detach().std(),
         }
         return ObjectiveOutput(loss, terms, negatives)
+
+
+def _bank(state: ObjectiveState) -> MoleculeBank:
+    if not isinstance(state, MoleculeBank):
+        raise SettingError(f"`state` must be what the objective's init returned; got {type(state).__name__}.")
+    return state
 
 
 def _best_constant(data: Tensor, noise: Tensor) -> Tensor:
@@ -173,7 +180,7 @@ class ResidualContrast(Objective):
         return MoleculeBank(chains, self.kernel)
 
     def loss(self, energy: Any, batch: Any, state: ObjectiveState, *, generator: torch.Generator) -> ObjectiveOutput:
-        assert isinstance(state, MoleculeBank)
+        state = _bank(state)
         rows = torch.randperm(len(state.chains), generator=generator, device=batch.device)[: len(batch)]
         state.advance(self.kernel, energy.local, self.n_steps, generator=generator, rows=rows)
         noise = state.chains[rows]

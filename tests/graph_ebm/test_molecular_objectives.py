@@ -11,6 +11,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from torch import Tensor, nn
 
+from discrete_ebm.errors import SettingError
+from discrete_ebm.objectives.base import ObjectiveState
 from graph_ebm.objectives import MolecularPCD, MoleculeBank, ResidualContrast, _best_constant, starting_chains
 from tests.graph_ebm.exact_moves import kernel, matrix, noisy, proposals, random_energy, target
 from tests.graph_ebm.small_space import index_of, molecules
@@ -174,6 +176,12 @@ def test_the_pcd_gradient_is_data_minus_model(seed: int) -> None:
     assert torch.equal(out.negatives, state.chains)
     exact, spread = law @ table - table[:300].mean(), (law @ (table - law @ table) ** 2) ** 0.5
     assert abs(float(out.terms["gap"]) - exact) < Z * spread / n**0.5
+
+
+def test_a_state_of_another_objective_is_refused() -> None:
+    objective = MolecularPCD(kernel())
+    with pytest.raises(SettingError, match=r"`state` must be what the objective's init returned; got ObjectiveState"):
+        objective.loss(None, None, ObjectiveState(), generator=torch.Generator())
 
 
 def test_only_the_chosen_rows_of_the_bank_move(seed: int) -> None:
