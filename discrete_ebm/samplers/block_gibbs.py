@@ -20,6 +20,7 @@ from discrete_ebm.energies.base import (
     HasGraph,
     evaluate_energy,
 )
+from discrete_ebm.energies.pairwise import colour_classes as greedy_classes
 from discrete_ebm.errors import CapabilityError, SpaceError
 from discrete_ebm.samplers.accept import metropolis_hastings, select
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
@@ -188,7 +189,7 @@ def colour_classes(energy: Any, device: torch.device | str = "cpu") -> list[Tens
     weights = None if edges is not None else _versions(energy)
     same = plan is not None and len(plan.source) == len(source) and all(map(torch.equal, plan.source, source))
     if plan is None or not same or plan.weights != weights:
-        blocks = _greedy_colouring(energy.space.n_sites, edges) if given is None else given
+        blocks = greedy_classes(energy.space.n_sites, edges) if given is None else given
         _check_cover(blocks, energy.space.n_sites)
         if edges is not None:
             _check_edges(blocks, edges, energy.space.n_sites)
@@ -204,17 +205,6 @@ def _versions(energy: Any) -> list[int]:
     """A number for each parameter and buffer that changes when it is written to; made in inference mode: none."""
     tensors = [*energy.parameters(), *energy.buffers()] if isinstance(energy, nn.Module) else []
     return [number for t in tensors if not t.is_inference() for number in (t.data_ptr(), t._version)]
-
-
-def _greedy_colouring(n_sites: int, edges: Tensor | None) -> list[Tensor]:
-    import networkx  # here, because importing it takes longer than the rest of the package
-
-    graph = networkx.empty_graph(n_sites)
-    if edges is not None:
-        graph.add_edges_from((i, j) for i, j in edges.t().tolist() if i != j)
-    colour = networkx.greedy_color(graph, strategy="largest_first")
-    label = torch.tensor([colour[site] for site in range(n_sites)])
-    return [torch.nonzero(label == value)[:, 0] for value in range(int(label.max()) + 1)]
 
 
 def _check_cover(blocks: list[Tensor], n_sites: int) -> None:
