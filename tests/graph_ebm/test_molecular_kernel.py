@@ -11,9 +11,11 @@ import torch
 from rdkit import Chem
 
 from discrete_ebm.errors import SettingError
+from discrete_ebm.samplers import factored
 from graph_ebm.chem.write import to_mols
 from graph_ebm.datasets import load
 from graph_ebm.moves import MolecularKernel, build_kernel, mine_moves
+from graph_ebm.moves import _fast as moves_fast
 from graph_ebm.moves.shortlist import ShortlistKernel
 from tests.graph_ebm.exact_moves import (
     TableEnergy,
@@ -63,6 +65,24 @@ def test_one_step_of_each_move_draws_its_row_of_the_matrix(delayed: bool, seed: 
         p = _matrix(index, delayed)
         starts = _lively(p, 3)
         ends, _ = walk(MolecularKernel((move,), delayed=delayed), _energy(delayed), starts.repeat(n), 1, seed + index)
+        counts.append(_counts(ends, 3))
+        rows.append(p[starts])
+    assert_rows_match(np.concatenate(counts), np.concatenate(rows), false_fail=FALSE_FAIL, must_see=0.09)
+
+
+def test_the_form_that_devices_run_draws_the_same_rows(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Without compiled searches, and with dead ends masked where the CPU drops them; limits as above."""
+
+    def mask(self: factored._Live, able: torch.Tensor) -> factored._Live:
+        return self._replace(legal=able if self.legal is None else self.legal & able)
+
+    monkeypatch.setattr(factored._Live, "keep", mask)
+    monkeypatch.setattr(moves_fast, "AVAILABLE", False)
+    n, counts, rows = 8_000, [], []
+    for index, move in enumerate(kernel().moves):
+        p = _matrix(index)
+        starts = _lively(p, 3)
+        ends, _ = walk(MolecularKernel((move,), delayed=False), _energy(False), starts.repeat(n), 1, seed + index)
         counts.append(_counts(ends, 3))
         rows.append(p[starts])
     assert_rows_match(np.concatenate(counts), np.concatenate(rows), false_fail=FALSE_FAIL, must_see=0.09)
