@@ -138,10 +138,10 @@ def _from_path(path: str) -> PropertySpec:
         function: Any = import_module(module_name)
         for part in function_name.split("."):
             function = getattr(function, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a user's module may raise anything while it is imported
         raise SettingError(
             f"`{path}` must name an importable function as module:function; got {type(error).__name__}: {error}. "
-            "Check the spelling, and that the module is on PYTHONPATH."
+            "Check the spelling, that the module is on PYTHONPATH, and that `import` of it works by itself."
         ) from error
     if not callable(function):
         raise SettingError(f"`{path}` must be callable; got {type(function).__name__}. Name a function of a SMILES.")

@@ -96,6 +96,14 @@ def test_user_callables_by_path_with_every_failure_counted():
         assert np.isnan(column).sum() == sum(item.property == name for item in failures.items)
 
 
+@pytest.mark.parametrize("text", ["def score(smiles:", "1 / 0", "import a_package_that_is_not_there"])
+def test_a_module_that_cannot_be_imported_is_refused_in_a_sentence(text, tmp_path, monkeypatch):
+    (tmp_path / "a_broken_property.py").write_text(text + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingError, match=r"must name an importable function .*(SyntaxError|ZeroDiv|ModuleNotFound)"):
+        properties.spec("a_broken_property:score")
+
+
 def test_unknown_names_and_paths_say_what_would_work():
     with pytest.raises(RegistryError, match="Did you mean 'plogp'"):
         properties.compute("plog", ["C"])
