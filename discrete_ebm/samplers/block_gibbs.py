@@ -189,7 +189,7 @@ def colour_classes(energy: Any, device: torch.device | str = "cpu") -> list[Tens
     weights = None if edges is not None else _versions(energy)
     same = plan is not None and len(plan.source) == len(source) and all(map(torch.equal, plan.source, source))
     if plan is None or not same or plan.weights != weights:
-        blocks = greedy_classes(energy.space.n_sites, edges) if given is None else given
+        blocks = greedy_classes(energy.space.n_sites, source[-1]) if given is None else given
         _check_cover(blocks, energy.space.n_sites)
         if edges is not None:
             _check_edges(blocks, edges, energy.space.n_sites)
