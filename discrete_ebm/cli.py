@@ -301,7 +301,7 @@ def evaluate(
     record |= checkpoint.versions()
     target = output if output is not None else (run if run.is_dir() else run.parent)
     checkpoint.write_text(
-        checkpoint.make_folder(target) / "evaluation.json", json.dumps(_finite(record), indent=2) + "\n"
+        checkpoint.make_folder(target) / "evaluation.json", json.dumps(cli_support.plain(record), indent=2) + "\n"
     )
     _report(record, quiet, as_json)
 
@@ -453,22 +453,10 @@ def _write_npz(path: Path, **arrays: Any) -> None:
         np.savez_compressed(stream, **arrays)
 
 
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
-    """NaN and infinity as null: JSON has neither."""
-    return {
-        name: _finite(value)
-        if isinstance(value, dict)
-        else None
-        if isinstance(value, float) and not math.isfinite(value)
-        else value
-        for name, value in record.items()
-    }
-
-
 def _finish(folder: Path, record: dict[str, Any], quiet: bool, as_json: bool) -> None:
     from discrete_ebm import checkpoint
 
-    checkpoint.write_text(folder / "run.json", json.dumps(_finite(record), indent=2) + "\n")
+    checkpoint.write_text(folder / "run.json", json.dumps(cli_support.plain(record), indent=2) + "\n")
     _report({**record, "output": str(folder)}, quiet, as_json)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from discrete_ebm.checkpoint import atomic_file, make_folder
+from discrete_ebm.cli_support import plain
 from discrete_ebm.errors import CheckpointError, DataError
 
 _PACKAGES = ("discrete-ebm", "torch", "torch_geometric", "rdkit", "numpy", "scipy", "safetensors", "fcd_torch")
@@ -106,25 +107,6 @@ def write_text(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, content: Any) -> Path:
     """Write strict JSON: tensors and arrays as lists, NaN and infinity as null, paths as text."""
     return write_text(path, json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def plain(value: Any) -> Any:
-    """Any nesting of settings and numbers as what JSON can hold."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, torch.Tensor):
-        return plain(value.detach().cpu().tolist())
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return str(value)
 
 
 def rows_of(table: Any) -> list[dict[str, Any]]:
