@@ -102,7 +102,8 @@ def test_nulls_say_who_wins_and_count_every_call(results):
             assert parts[f"{task}: {who['method']}"][figure] == who["value"]
             known = [p[figure] for n, p in parts.items() if n.startswith(task) and "who" not in n]
             assert who["value"] == max(v for v in known if v is not None)
-        assert parts[f"{task}: graph GA"]["calls"] <= 60
+        if GraphGA().available():  # an optional peer; without it the record says that it was left out
+            assert parts[f"{task}: graph GA"]["calls"] <= 60
         assert parts[f"{task}: data"]["novel"] == 0.0
         assert parts[f"{task}: expert"]["calls"] == 400 + 8
 

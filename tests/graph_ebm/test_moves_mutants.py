@@ -149,6 +149,7 @@ def ring_sizes_scored_at_plain_counts(patch: pytest.MonkeyPatch) -> None:
         return factored.two_sided(*((half > 0).float() for half in weights.chunk(2, dim=-1)))
 
     patch.setattr(bonds, "RING_WEIGHTS", (0.6, 3.0, 2.0, 3.0, 1.0, 0.4, 0.3))
+    patch.setattr(bonds, "_ring_weights", bonds._ring_weights.__wrapped__)  # not the table of an earlier test
     _reverse_weights(patch, RingBond, flat)
 
 
