@@ -218,7 +218,7 @@ def generate(
 @click.option("--minutes", type=click.FloatRange(0.01), default=8, show_default=True, help="Training and sampling.")
 @click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=None, help="Best part of the data.")
 @click.option("-n", "n", type=click.IntRange(min=1), default=None, help="Molecules to draw.")
-@click.option("--like", metavar="SMILES", default=None, help="Start here and stay similar.")
+@click.option("--like", metavar="SMILES", default=None, help="Start here (and stay near, with --similarity).")
 @click.option("--similarity", type=click.FloatRange(0, 1), default=None, help="Least Tanimoto similarity to --like.")
 @_keep
 @click.option("--start", multiple=True, metavar="SMILES|FILE", help="Molecules to start from; may be repeated.")
