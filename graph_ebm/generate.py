@@ -123,6 +123,9 @@ def _pattern(smarts: str) -> Any:
 def clamp_substructure(space: MolecularSpace, x: Tensor, smarts: str) -> tuple[Tensor, Tensor]:
     """Put the atoms that match a SMARTS into the first slots and clamp them and the bonds among them.
 
+    Atoms of which the SMARTS tells hydrogens, degree or valence ("[nH]", "[OX2H]") take no new bonds either: all their
+    bonds are clamped.
+
     Returns:
         (states (C, V, V), clamp (C, V, V) bool). Kept atoms never leave their slots: removals move later atoms only.
     Raises:
@@ -131,7 +134,12 @@ def clamp_substructure(space: MolecularSpace, x: Tensor, smarts: str) -> tuple[T
     from rdkit import Chem
 
     pattern = _pattern(smarts)
-    orders, sizes = [], []
+    closed = [
+        atom.GetIdx()
+        for atom in pattern.GetAtoms()
+        if any(word in atom.DescribeQuery() for word in ("HCount", "Degree", "Valence"))
+    ]
+    orders = []
     v = space.max_atoms
     for mol in MoleculeSet(x.cpu(), space).mols():
         match = mol.GetSubstructMatch(pattern)
@@ -140,12 +148,16 @@ def clamp_substructure(space: MolecularSpace, x: Tensor, smarts: str) -> tuple[T
                 f"every starting molecule must contain {smarts!r}; got {Chem.MolToSmiles(mol)}. "
                 "Give starting molecules that do (start=[...])."
             )
-        kept = set(match)
-        orders.append([*match, *(i for i in range(v) if i not in kept)])
-        sizes.append(len(match))
+        # neighbours of closed atoms come next: they are told apart by those bonds, and so stay in their slots too
+        near = [a.GetIdx() for i in closed for a in mol.GetAtomWithIdx(match[i]).GetNeighbors()]
+        orders.append(list(dict.fromkeys([*match, *near, *range(v)])))
     arranged = permute(x, torch.tensor(orders, device=x.device))
-    inside = torch.arange(v, device=x.device)[None, :] < torch.tensor(sizes, device=x.device)[:, None]
-    return arranged, inside[:, :, None] & inside[:, None, :]
+    clamp = torch.zeros_like(arranged, dtype=torch.bool)
+    size = pattern.GetNumAtoms()
+    clamp[:, :size, :size] = True
+    clamp[:, closed, :] = True
+    clamp[:, :, closed] = True
+    return arranged, clamp
 
 
 def run_chains(
@@ -176,6 +188,8 @@ def run_chains(
     accepted = dict.fromkeys(kernel.names, 0.0)
     trace: dict[str, list[float]] = {"step": [], "mean energy": [], "mean heavy atoms": [], "acceptance": []}
     every = max(1, n_steps // trace_points)
+    if max_seconds is not None:
+        every = min(every, 25)  # the clock is looked at often enough; a fixed number, so that a seed still repeats
     interrupted = False
     done = 0
     began = time.perf_counter()
@@ -222,8 +236,10 @@ def generate(
     Args:
         model: trained by :func:`graph_ebm.train`. energy: another energy of its space (e.g. a composition).
         start: SMILES to start from, in turn; None = a single atom each, so nothing is copied from the training data.
-        keep: SMARTS of a substructure that every molecule keeps (its atoms and the bonds among them are clamped; new
-            bonds to them are allowed). Without ``start`` the substructure itself, read as SMILES, is the start.
+        keep: SMARTS of a substructure that every molecule keeps: its atoms and the bonds among them are clamped; new
+            bonds to them are allowed, except where the SMARTS tells an atom's hydrogens, degree or valence. Give whole
+            rings: what it says of atoms outside it is not kept. A ring keeps its Kekulé bonds; inside a cage RDKit may
+            no longer call it aromatic. Without ``start`` the substructure itself, read as SMILES, is the start.
         beta: inverse temperature, one number or (n,). chunk: chains that run together; with another chunk the
             molecules of a seed are others.
         max_seconds: end by the clock if it comes first; ``settings["n_steps"]`` then says how far the chains came.
