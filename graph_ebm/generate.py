@@ -267,7 +267,8 @@ def generate(
     generator = torch.Generator(device=device).manual_seed(seed)
     kernel = model.kernel
     x, clamp = prepare_start(model.space, n, start, keep, device)
-    states, weights, acceptance, traces = [], [], [], []
+    states: list[ChainState] = []
+    weights, acceptance, traces = [], [], []
     interrupted = False
     for at in range(0, n, chunk):
         rows = slice(at, at + chunk)

@@ -117,7 +117,7 @@ def optimize(
     if constraint is not None and not all(fine := constraint(to_smiles(first, molecules.space.vocabulary))):
         raise MoleculeError(
             f"every starting molecule must have a similarity of at least {similarity:g} to {like!r}; got "
-            f"{(start or [keep])[fine.index(False)]!r}. Leave out `start`, or lower `similarity`."
+            f"{(start or [str(like)])[fine.index(False)]!r}. Leave out `start`, or lower `similarity`."
         )
     if output is not None:
         checkpoint.make_folder(output)  # a folder that cannot be made is said now
