@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from discrete_ebm.errors import NonFiniteEnergyError
 from discrete_ebm.samplers.base import ChainState
 from graph_ebm.moves.kernel import MolecularKernel
 
@@ -41,6 +42,10 @@ def advance_chains(
 
     Chains are independent, so parts of them can run side by side: each part has a generator of its own, seeded from
     ``generator``. The result depends on the seed and on ``workers`` (default: torch's thread count on the CPU, else 1).
+
+    Raises:
+        NonFiniteEnergyError: a proposal's energy was NaN or −inf. Such a proposal is never accepted, so without this a
+            broken energy would look like a frozen chain. (+inf is a hard constraint at work.)
     """
     n_chains = len(state.x)
     if workers is None:
@@ -59,12 +64,19 @@ def advance_chains(
         tried = dict.fromkeys(kernel.names, 0)
         accepted: dict[str, Any] = dict.fromkeys(kernel.names, 0.0)
         calls = 0.0
+        faults: Any = 0
         for _ in range(n_steps):
             name = kernel.names[kernel.kind(seed, int(here.step))]
             here, info = kernel.step(energy, here, generator=own, beta=chain_beta, clamp=kept)
             tried[name] += len(here.x)
             accepted[name] = accepted[name] + info.accepted.sum()
             calls += info.energy_calls * len(here.x)
+            faults = faults + info.non_finite
+        if int(faults):  # one look after all the steps
+            raise NonFiniteEnergyError(
+                f"energies must be finite or +inf; got NaN or -inf for {int(faults)} proposals in {n_steps} steps of "
+                f"{len(here.x)} chains. Lower the learning rate, or look at the energy of those molecules."
+            )
         return Advanced(here, tried, {name: float(value) for name, value in accepted.items()}, calls)
 
     threads = torch.get_num_threads()

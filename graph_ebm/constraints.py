@@ -69,7 +69,9 @@ def similar_to(smiles: str, least: float) -> Callable[[list[str]], list[bool]]:
     wanted = generator.GetFingerprint(Chem.MolFromSmiles(graph.smiles))
 
     def allowed(batch: list[str]) -> list[bool]:
-        prints = [generator.GetFingerprint(Chem.MolFromSmiles(s)) for s in batch]
-        return [value >= least for value in DataStructs.BulkTanimotoSimilarity(wanted, prints)]
+        mols = [Chem.MolFromSmiles(s) for s in batch]  # None: RDKit cannot read back what it wrote; not allowed then
+        prints = [generator.GetFingerprint(mol) for mol in mols if mol is not None]
+        values = iter(DataStructs.BulkTanimotoSimilarity(wanted, prints))
+        return [mol is not None and next(values) >= least for mol in mols]
 
     return allowed

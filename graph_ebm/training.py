@@ -8,6 +8,7 @@ Stage ``chains``: everything together by persistent chains that are never restar
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import time
@@ -131,8 +132,9 @@ class MolecularModel:
         return build_kernel(self.moves if device.type == "cpu" else self.moves.to(device))
 
     def to(self, device: str | torch.device) -> MolecularModel:
-        """The same model with its energy on a device."""
-        return replace(self, energy=self.energy.to(device))
+        """The model with its energy on a device; this one stays where it is."""
+        here = next((p.device for p in self.energy.parameters()), torch.device("cpu"))
+        return self if here == torch.device(device) else replace(self, energy=copy.deepcopy(self.energy).to(device))
 
     def save(self, folder: str | Path) -> Path:
         """Write model.safetensors (parameters and moves) and config.json; each appears whole or not at all."""
