@@ -33,6 +33,7 @@ class OptimizeResult:
     ``molecules``: rows (dicts) of the unique samples, best first. ``generated``: every sample, unselected.
     ``before`` / ``after``: {property: values} of the data and of *all* samples. ``figures``: hit rate, lift, … .
     ``model``: base, experts and moves as one composed model. ``caveats``: sentences. ``history``: of the trainings.
+    ``targets``: with the bounds that count as a hit. ``training``: SMILES of the data. :meth:`report` writes it all.
     """
 
     molecules: list[dict[str, Any]]
@@ -45,6 +46,37 @@ class OptimizeResult:
     caveats: list[str] = field(default_factory=list)
     baselines: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
+    targets: list[Target] = field(default_factory=list)
+    training: list[str] = field(default_factory=list)
+
+    def report(self, folder: str | Path) -> Path:
+        """Write molecules.csv, the model, run.json and a self-contained report.html; returns the page's path.
+
+        The same files as ``graph-ebm optimize`` writes, but for what only the command knows (its line).
+        """
+        from graph_ebm.metrics import CheckedSamples, evaluate
+        from graph_ebm.report import render
+        from graph_ebm.report_builders import optimization_report
+        from graph_ebm.run_folder import RunFolder, provenance
+
+        run = RunFolder(folder)
+        run.molecules(self.molecules)
+        run.model(self.model)
+        known = CheckedSamples.trusted(self.training)
+        evaluation = evaluate(self.generated.smiles, known, properties=())
+        page = optimization_report(
+            self,
+            self.targets,
+            asked=[("Training data", f"{len(self.training):,} molecules")],
+            training=known,
+            evaluation=evaluation,
+            seconds=self.figures.get("seconds"),
+            baselines=self.baselines,
+            provenance={**provenance(), "settings": self.model.settings},
+            files=[*run.written.items(), ("run.json", "versions, figures"), ("report.html", "this page")],
+        )
+        run.run({"figures": self.figures, "evaluation": evaluation.to_dict(), "caveats": self.caveats})
+        return run.report(render(page))
 
 
 def optimize(
@@ -211,6 +243,8 @@ def optimize(
         history,
         _caveats(wanted, figures, interrupted or generated.interrupted),
         interrupted=interrupted or generated.interrupted,
+        targets=bounded,
+        training=list(molecules.smiles),
     )
 
 
