@@ -144,6 +144,7 @@ class ComposedEnergy(GraphEnergy):
 
     def config(self) -> dict[str, Any]:
         return super().config() | {
+            "names": list(self.names),  # their order: a file may sort the keys of the next
             "experts": {name: expert.to_dict() for name, expert in self._named()},
             "weights": list(self.weights),
             "base": None if self.base is None else self.base.to_dict(),
@@ -154,7 +155,8 @@ class ComposedEnergy(GraphEnergy):
     @classmethod
     def from_config(cls, config: dict[str, Any], space: MolecularSpace) -> ComposedEnergy:
         settings = dict(config)
-        experts = {name: GraphEnergy.from_dict(part) for name, part in settings.pop("experts").items()}
+        parts = settings.pop("experts")
+        experts = {name: GraphEnergy.from_dict(parts[name]) for name in settings.pop("names", list(parts))}
         base = settings.pop("base")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EBMWarning)  # said when these experts were first composed

@@ -194,11 +194,16 @@ def test_a_saved_model_is_the_same_model(data, tmp_path, network):
 
 
 def test_a_composed_model_survives_saving(data, trained, tmp_path):
-    composed = ComposedEnergy({"a": trained.energy, "b": trained.energy}, [2.0, -0.5], trained.energy, 0.5)
-    model = MolecularModel(composed, trained.space, trained.moves)
-    model.save(tmp_path)
+    """Names that are not in alphabetical order keep their own energies and weights."""
+    experts = {"z": trained.energy, "a": trained.energy.local}
+    composed = ComposedEnergy(experts, [2.0, -0.5], trained.energy, 0.5)
+    MolecularModel(composed, trained.space, trained.moves).save(tmp_path)
+    loaded = load_model(tmp_path).energy
+    assert (loaded.names, loaded.weights, loaded.base_weight) == (("z", "a"), (2.0, -0.5), 0.5)
     with torch.no_grad():
-        assert torch.equal(load_model(tmp_path).energy.state_energy(data.x), composed.state_energy(data.x))
+        assert torch.equal(loaded.state_energy(data.x), composed.state_energy(data.x))
+        own = composed.expert_energies(data.x)
+        assert all(torch.equal(own[name], value) for name, value in loaded.expert_energies(data.x).items())
 
 
 def test_what_is_no_model_is_refused(tmp_path, trained):
