@@ -91,7 +91,7 @@ def test_history_lists_are_equally_long_and_name_every_stage(trained):
 
 def test_a_long_history_stays_short(data):
     model = train(data, n_iterations=250, network=None, n_chains=4, batch=2, n_steps=1, progress=False)
-    assert 100 <= len(model.history["seconds"]) <= 130
+    assert 60 <= len(model.history["seconds"]) <= 121
 
 
 def test_fresh_chains_of_the_audit_never_start_from_training_molecules(data, monkeypatch):
