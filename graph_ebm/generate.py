@@ -173,10 +173,12 @@ def run_chains(
     label: str = "sampling",
     trace_points: int = 40,
     max_seconds: float | None = None,
+    anneal: tuple[float, float] | None = None,
 ) -> tuple[ChainState, dict[str, float], dict[str, list[float]], bool]:
     """Run the kernel from x: ``(state, acceptance by move, trace, interrupted)``; Ctrl-C keeps the state reached.
 
     ``max_seconds`` ends the run by the clock, for all chains after the same number of steps (``trace["step"][-1]``).
+    ``anneal`` = (share, low): during that first share of the run beta rises from low·beta to beta; the rest is at beta.
 
     Raises:
         NonFiniteEnergyError: the energy is NaN at the start or at the end.
@@ -197,7 +199,13 @@ def run_chains(
         with tqdm(total=n_steps, disable=not progress, desc=label, unit="step", leave=False) as bar:
             while done < n_steps and (max_seconds is None or time.perf_counter() - began < max_seconds):
                 block = min(every, n_steps - done)
-                piece = advance_chains(kernel, energy, state, block, generator=generator, beta=beta, clamp=clamp)
+                now = beta
+                if anneal is not None:
+                    way = done / n_steps
+                    if max_seconds is not None:
+                        way = max(way, (time.perf_counter() - began) / max_seconds)
+                    now = beta * min(1.0, anneal[1] + (1 - anneal[1]) * way / anneal[0])
+                piece = advance_chains(kernel, energy, state, block, generator=generator, beta=now, clamp=clamp)
                 state = piece.state
                 bar.update(block)
                 done += block
@@ -230,6 +238,7 @@ def generate(
     energy: Any = None,
     chunk: int = 1024,
     max_seconds: float | None = None,
+    anneal: tuple[float, float] | None = (0.3, 0.3),
 ) -> Generated:
     """Draw n molecules, one per chain, each ``n_steps`` steps from its start.
 
@@ -243,6 +252,9 @@ def generate(
         beta: inverse temperature, one number or (n,). chunk: chains that run together; with another chunk the
             molecules of a seed are others.
         max_seconds: end by the clock if it comes first; ``settings["n_steps"]`` then says how far the chains came.
+        anneal: (share, low) for chains without ``start``: during the first share of the steps beta rises from low·beta
+            to beta, so that growing chains are not held up by small molecules; the law of the rest is that of beta.
+            None = beta throughout.
     Returns:
         Generated; every molecule is valid and connected by construction.
     Raises:
@@ -284,6 +296,7 @@ def generate(
                 clamp=None if clamp is None else clamp[rows],
                 label=f"sampling {min(at + chunk, n)}/{n}",
                 max_seconds=None if max_seconds is None else max_seconds * len(x[rows]) / n,
+                anneal=None if start else anneal,
             )
         except KeyboardInterrupt:  # before its first step
             if not states:
