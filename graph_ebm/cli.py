@@ -223,7 +223,7 @@ def generate(
 @_keep
 @click.option("--start", multiple=True, metavar="SMILES|FILE", help="Molecules to start from; may be repeated.")
 @click.option("--steps", type=click.IntRange(min=1), default=None, help="Sampling steps [default: what time allows].")
-@click.option("--strength", type=click.FloatRange(min=0), default=None, help="Weight of the experts [default: 1].")
+@click.option("--strength", type=click.FloatRange(min=0), default=None, help="Weight of the experts [default: 1.5].")
 @click.option("--strategy", type=click.Choice(["joint", "compose"]), default=None, help="One expert, or one a target.")
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
 @click.option("--base", default=None, metavar="FOLDER|train", help="Base model [default: packaged, else trained].")

@@ -16,7 +16,7 @@ from discrete_ebm.samplers.base import ChainState
 from graph_ebm.advance import advance_chains
 from graph_ebm.moves.kernel import MolecularKernel
 
-__all__ = ["MolecularPCD", "MoleculeBank", "ResidualContrast", "starting_chains"]
+__all__ = ["MolecularPCD", "MoleculeBank", "ResidualContrast", "best_constant", "starting_chains"]
 
 
 class MoleculeBank(ObjectiveState):
@@ -141,7 +141,7 @@ def _bank(state: ObjectiveState) -> MoleculeBank:
     return state
 
 
-def _best_constant(data: Tensor, noise: Tensor) -> Tensor:
+def best_constant(data: Tensor, noise: Tensor) -> Tensor:
     """The c () that minimises mean softplus(data + c) + mean softplus(−noise − c): Newton on a convex function."""
     c = -(data.mean() + noise.mean()) / 2
     for _ in range(8):
@@ -191,7 +191,7 @@ class ResidualContrast(Objective):
                 near, _ = self.kernel.step(energy.local, near, generator=generator)
         values = energy.network.state_energy(torch.cat([batch, noise, near.x]))
         data, far, close = values.split([len(batch), len(noise), len(batch)])
-        c = _best_constant(data.detach(), far.detach())
+        c = best_constant(data.detach(), far.detach())
         nce = softplus(data + c).mean() + softplus(-(far + c)).mean()
         moved = ((near.x != batch).flatten(1).any(1)).to(values.dtype)
         conditional = (softplus(data - close) * moved).sum() / moved.sum().clamp_min(1)

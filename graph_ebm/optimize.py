@@ -17,6 +17,7 @@ from discrete_ebm.errors import DataError, MoleculeError, SettingError, SpaceErr
 from graph_ebm import datasets, pretrained
 from graph_ebm.constraints import ConstrainedEnergy, similar_to
 from graph_ebm.energies import ComposedEnergy
+from graph_ebm.experts import train_expert
 from graph_ebm.generate import Generated, generate, prepare_start
 from graph_ebm.graphs import MoleculeSet, to_smiles
 from graph_ebm.space import MolecularSpace
@@ -84,7 +85,7 @@ def optimize(
     *,
     data: MoleculeSet | str | None = None,
     fraction: float = 0.1,
-    strength: float = 1.0,
+    strength: float = 1.5,
     strategy: str = "joint",
     minutes: float = 8.0,
     seed: int = 0,
@@ -109,7 +110,7 @@ def optimize(
         targets: "qed", "sa:min", "logp:1..3", "module:function", or :class:`Target` objects; several are met together.
         data: a MoleculeSet or a packaged name; default "zinc-sample".
         fraction: best part of the data that an expert is trained on, where the target has no bounds of its own.
-        strength: s; 1 samples the experts' product over the base, above 1 goes further than the data's best part.
+        strength: s; 1 samples the experts' product over the base, above 1 presses harder on the property.
         strategy: "joint": one expert on the molecules that are best in all targets together; "compose": one each.
         minutes: wall clock of training and sampling together.
         n: molecules to draw. n_steps: steps of each chain (default: 3000, or what the time allows).
@@ -173,11 +174,12 @@ def optimize(
     for index, (name, (part, _)) in enumerate(groups.items()):
         if interrupted:
             break
-        experts[name] = train(
+        experts[name] = train_expert(
             molecules[part],
+            base,
+            molecules,
             minutes=share / len(groups),
             seed=seed + 1 + index,
-            base=base,
             label=f"expert {name}",
             **common,
         )
@@ -262,7 +264,7 @@ def _check_settings(wanted: Sequence[Target], n: int, n_steps: int | None, stren
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise SettingError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
     if not 0 <= strength < math.inf:
-        raise SettingError(f"`strength` must be a finite number of at least 0; got {strength!r}. Default: 1.")
+        raise SettingError(f"`strength` must be a finite number of at least 0; got {strength!r}. Default: 1.5.")
     if not 0 < minutes < math.inf:
         raise SettingError(f"`minutes` must be a positive finite number; got {minutes!r}.")
 

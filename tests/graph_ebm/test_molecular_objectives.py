@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from discrete_ebm.errors import SettingError
 from discrete_ebm.objectives.base import ObjectiveState
-from graph_ebm.objectives import MolecularPCD, MoleculeBank, ResidualContrast, _best_constant, starting_chains
+from graph_ebm.objectives import MolecularPCD, MoleculeBank, ResidualContrast, best_constant, starting_chains
 from tests.graph_ebm.exact_moves import kernel, matrix, noisy, proposals, random_energy, target
 from tests.graph_ebm.small_space import index_of, molecules
 from tests.statistical import assert_law
@@ -144,7 +144,7 @@ def test_the_profiled_constant_is_the_best_one(shift: float, spread: float, seed
         return float(np.logaddexp(0, data + c).mean() + np.logaddexp(0, -noise - c).mean())
 
     best = minimize_scalar(loss, bracket=(-shift - 1, -shift + 1)).fun
-    found = loss(float(_best_constant(torch.tensor(data), torch.tensor(noise))))
+    found = loss(float(best_constant(torch.tensor(data), torch.tensor(noise))))
     assert found <= best + 1e-6
 
 

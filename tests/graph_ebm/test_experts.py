@@ -1,0 +1,82 @@
+"""Experts by contrast: what they learn, what they leave alone, and what they refuse."""
+
+import pytest
+import torch
+
+import graph_ebm as ge
+from discrete_ebm.errors import DataError, SettingError, SpaceError
+from graph_ebm.experts import tilt_of, train_expert
+from graph_ebm.training import load_model, train
+
+SMALL = {"hidden": 16, "layers": 1, "batch": 64, "n_chains": 64, "n_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return ge.datasets.load("qm9-sample", limit=400, max_atoms=9)
+
+
+@pytest.fixture(scope="module")
+def base(data):
+    return train(data, n_iterations=6, progress=False, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def best(data):
+    """The molecules without nitrogen: a property that count tables and network can both learn."""
+    nitrogen = data.space.vocabulary.index("N")
+    return data[(data.x.diagonal(dim1=1, dim2=2) != nitrogen).all(1)]
+
+
+@pytest.fixture(scope="module")
+def expert(best, base, data):
+    return train_expert(best, base, data, minutes=1, epochs=20, progress=False, **SMALL)
+
+
+def test_the_tilt_tells_the_best_from_the_rest(expert, best, base, data):
+    nitrogen = data.space.vocabulary.index("N")
+    others = data[(data.x.diagonal(dim1=1, dim2=2) == nitrogen).any(1)]
+    tilt = tilt_of(expert)
+    with torch.no_grad():
+        inside, outside = tilt.state_energy(best.x), tilt.state_energy(others.x)
+    # area under the ROC curve; an untrained tilt is 0 everywhere and gives 0.5
+    above = (inside[:, None] < outside[None, :]).float() + 0.5 * (inside[:, None] == outside[None, :]).float()
+    assert above.mean() > 0.9
+
+
+def test_the_energy_is_the_base_plus_the_tilt_and_the_base_is_left_alone(expert, base, data):
+    before = {name: value.clone() for name, value in base.energy.state_dict().items()}
+    with torch.no_grad():
+        whole = expert.energy.state_energy(data.x)
+        parts = base.energy.state_energy(data.x) + tilt_of(expert).state_energy(data.x)
+    torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-4)
+    assert all(torch.equal(before[name], value) for name, value in base.energy.state_dict().items())
+
+
+def test_an_expert_is_saved_and_loaded(expert, data, tmp_path):
+    expert.save(tmp_path / "expert")
+    again = load_model(tmp_path / "expert")
+    with torch.no_grad():
+        assert torch.equal(again.energy.state_energy(data.x), expert.energy.state_energy(data.x))
+        assert torch.equal(tilt_of(again).state_energy(data.x), tilt_of(expert).state_energy(data.x))
+
+
+def test_one_seed_gives_one_expert(best, base, data):
+    settings = {"minutes": 5, "epochs": 1, "progress": False, "seed": 3, **SMALL}
+    first, second = (train_expert(best, base, data, **settings) for _ in range(2))
+    states = (first.energy.state_dict(), second.energy.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_epochs_bound_the_updates(expert, best):
+    assert expert.settings["updates"] == max(20, round(20 * len(best) / min(64, len(best))))
+
+
+def test_what_does_not_fit_is_refused(best, base, data):
+    with pytest.raises(DataError, match="at least 2"):
+        train_expert(best[:1], base, data, progress=False)
+    wider = ge.datasets.load("qm9-sample", limit=10, max_atoms=10)
+    with pytest.raises(SpaceError, match="`background` must have the base's space"):
+        train_expert(best, base, wider, progress=False)
+    with pytest.raises(SettingError, match="train_expert"):
+        tilt_of(base)
