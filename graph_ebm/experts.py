@@ -110,6 +110,7 @@ def train_expert(
     background: MoleculeSet,
     *,
     minutes: float = 5.0,
+    n_iterations: int | None = None,
     epochs: float = 40.0,
     seed: int = 0,
     threads: int | None = None,
@@ -125,6 +126,7 @@ def train_expert(
     Args:
         molecules: the best ones. base: a model of all of them. background: all of them (the best may be among them).
         minutes: at most; it also ends after ``epochs`` passes over ``molecules``, before they are learned by heart.
+        n_iterations: updates, in place of ``minutes`` and ``epochs``; repeats bit by bit for one seed and thread count.
         settings, changes: :class:`graph_ebm.training.TrainSettings`; network, hidden, layers, batch, n_steps,
             lr_contrast (network; ten times of it for the count tables), ema, clip and penalty are used.
     Returns:
@@ -153,7 +155,7 @@ def train_expert(
         home.kernel, home.energy, background.x.to(device), max(1, plan.n_steps // 2), penalty=plan.penalty or 1e-3
     )
     batch = min(plan.batch, 256)
-    updates = max(20, round(epochs * len(molecules) / min(batch, len(molecules))))
+    updates = n_iterations or max(20, round(epochs * len(molecules) / min(batch, len(molecules))))
     tables = [] if tilt.local is None else list(tilt.local.parameters())
     groups = [{"params": tables, "lr": 10 * plan.lr_contrast}]
     if network is not None:
@@ -171,10 +173,20 @@ def train_expert(
 
     with torch_threads(threads):
         trainer = Trainer(
-            tilt, contrast, x, generator=generator, parameters=groups, n_iterations=updates, betas=(0.9, 0.99),
-            max_seconds=60 * minutes, warmup=min(20, updates // 5), decay="linear", clip=plan.clip, ema=plan.ema,
+            tilt,
+            contrast,
+            x,
+            generator=generator,
+            parameters=groups,
+            n_iterations=updates,
+            betas=(0.9, 0.99),
+            max_seconds=60 * minutes if n_iterations is None else None,
+            warmup=min(20, max(1, updates // 5)),
+            decay="linear",
+            clip=plan.clip,
+            ema=plan.ema,
             guard=Guard(),
-        )  # fmt: skip
+        )
         done = trainer.run(Batches(x, batch, generator), [record], progress)
     if trainer.ema is not None and trainer.iteration:
         tilt.load_state_dict(trainer.ema.state_dict())

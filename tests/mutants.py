@@ -289,7 +289,7 @@ def random_scan_bias() -> Iterator[None]:
 
 @_mutant("a colour class with an edge inside", "block-gibbs", "Spin", "law")
 def edge_inside_a_class() -> Iterator[None]:
-    with (mock.patch.object(block_gibbs, "_greedy_colouring", lambda n, edges: [torch.arange(n)]),
+    with (mock.patch.object(block_gibbs, "greedy_classes", lambda n, edges: [torch.arange(n)]),
           mock.patch.object(block_gibbs, "_check_edges")):
         yield
 

@@ -211,7 +211,13 @@ def test_ctrl_c_keeps_what_is_done_and_exits_with_130(tmp_path, bars):
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        # a suite that runs in the background ignores SIGINT, and its children would inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         seen, end = "", time.monotonic() + 60
         while "gap" not in seen and time.monotonic() < end:  # the bar shows the gap once updates are made

@@ -62,7 +62,7 @@ def test_an_expert_is_saved_and_loaded(expert, data, tmp_path):
 
 
 def test_one_seed_gives_one_expert(best, base, data):
-    settings = {"minutes": 5, "epochs": 1, "progress": False, "seed": 3, **SMALL}
+    settings = {"n_iterations": 8, "progress": False, "seed": 3, **SMALL}
     first, second = (train_expert(best, base, data, **settings) for _ in range(2))
     states = (first.energy.state_dict(), second.energy.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
