@@ -288,12 +288,16 @@ def _choose_base(base: MolecularModel | str | None, space: MolecularSpace) -> tu
 
 
 def _append(history: dict[str, list[Any]], more: dict[str, list[Any]], stage: str) -> None:
-    offset = history["seconds"][-1] if history.get("seconds") else 0.0
-    for key, column in more.items():
-        moved = (
-            [offset + v for v in column] if key == "seconds" else [stage] * len(column) if key == "stage" else column
-        )
-        history.setdefault(key, []).extend(moved)
+    """Put one history after another; what only one of them has is NaN in the other."""
+    before, after = len(history.get("seconds", [])), len(more.get("seconds", []))
+    offset = history["seconds"][-1] if before else 0.0
+    for key in {**history, **more}:
+        column = more.get(key, [math.nan] * after)
+        if key == "seconds":
+            column = [offset + value for value in column]
+        elif key == "stage":
+            column = [stage] * after
+        history.setdefault(key, [math.nan] * before).extend(column)
 
 
 def _rank(

@@ -313,8 +313,9 @@ def test_an_output_that_cannot_be_made_is_said_before_training(data, no_training
 def test_a_packaged_base_is_used_where_its_space_fits(data, base, monkeypatch):
     base.save(pretrained._FOLDER / "tiny-base")
     labels = []
-    whole = module.train
-    monkeypatch.setattr(module, "train", lambda *a, **k: labels.append(k["label"]) or whole(*a, **k))
+    for name in ("train", "train_expert"):
+        whole = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, whole=whole, **k: labels.append(k["label"]) or whole(*a, **k))
     assert pretrained.names() == ["tiny-base"]
     result = run(data, n_steps=2)
     assert (result.figures["base"], labels) == ("packaged tiny-base", ["expert qed"])
@@ -343,14 +344,16 @@ def test_a_given_base_is_not_changed(data, base):
 
 @pytest.mark.parametrize("at", ["base", "expert qed", "expert logp"])
 def test_ctrl_c_in_a_training_gives_what_there_is(data, tmp_path, monkeypatch, at):
-    whole = module.train
+    def stopped_in(whole):
+        def stopped(*args, label, **kwargs):
+            model = whole(*args, label=label, **kwargs)
+            model.interrupted = label == at
+            return model
 
-    def stopped(*args, label, **kwargs):
-        model = whole(*args, label=label, **kwargs)
-        model.interrupted = label == at
-        return model
+        return stopped
 
-    monkeypatch.setattr(module, "train", stopped)
+    for name in ("train", "train_expert"):
+        monkeypatch.setattr(module, name, stopped_in(getattr(module, name)))
     result = run(data, ["qed", "logp"], strategy="compose", fraction=0.4, n=6, n_steps=5, output=tmp_path)
     assert result.interrupted
     assert len(result.generated) == 6
