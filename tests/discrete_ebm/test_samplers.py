@@ -324,8 +324,12 @@ def test_langevin_stays_within_bounds(bounds: str, low: float | None, high: floa
     kernel = samplers.create("langevin", step_size=4.0, bounds=bounds)
     state = kernel.init(energy, space.random(500, generator), generator=generator)
     for _ in range(10):
+        before = state.x
         state, _ = kernel.step(energy, state, generator=generator)
         space.validate(state.x)
+        assert (state.x != before).any()
+        assert low is None or float(state.x.min()) >= low
+        assert high is None or float(state.x.max()) <= high
 
 
 def test_langevin_reflection_folds_back_an_overshoot() -> None:
@@ -604,8 +608,12 @@ def test_states_with_unusual_strides_are_stepped() -> None:
     for sampler in ("gibbs", "gwg", "block-gibbs"):
         kernel = samplers.create(sampler)
         state = kernel.init(case.energy, case.space.random(5, generator), generator=generator)
-        state = state._replace(x=state.x.transpose(1, 2).contiguous().transpose(1, 2))
-        kernel.step(case.energy, state, generator=generator)
+        strided = state._replace(x=state.x.transpose(1, 2).contiguous().transpose(1, 2))
+        assert not strided.x.is_contiguous()
+        plain, other = (
+            kernel.step(case.energy, s, generator=torch.Generator().manual_seed(1))[0].x for s in (state, strided)
+        )
+        assert torch.equal(plain, other), sampler
 
 
 def test_products_of_discrete_spaces_are_sampled(seed: int) -> None:
