@@ -28,6 +28,7 @@ from discrete_ebm.objectives.base import Objective, ObjectiveState
 
 __all__ = ["Batches", "Fitted", "Trainer", "fit"]
 
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 _REMEMBER_EVERY = 50  # updates between copies of a calm state, to which a divergence returns
 
 Callback = Callable[["Trainer", dict[str, float]], Any]
@@ -106,6 +107,7 @@ class Trainer:
         ema: float | None = 0.999,
         guard: Guard | None = Guard(),
         max_seconds: float | None = None,
+        clock: str = "wall",
         state: ObjectiveState | None = None,
     ) -> None:
         """Check the settings and set up Adam; arguments as in :func:`fit`, and
@@ -113,6 +115,8 @@ class Trainer:
         Args:
             data: what the objective's ``init`` looks at (batches are given to :meth:`update`).
             parameters: parameters or groups ``{"params": ..., "lr": ...}`` to train; None = all that require gradients.
+            clock: what ``max_seconds`` and the logged seconds count: "wall", or "processor" time of this process, which
+                other work on the machine does not shorten.
             state: an objective's state from an earlier training, to go on with its chains.
         """
         self.energy = energy
@@ -128,6 +132,7 @@ class Trainer:
                 "Wrap it with de.from_callable(module, space)."
             )
         _check_schedule(n_iterations, lr, warmup, decay, clip, ema, max_seconds)
+        self._now = clock_named(clock)
         self.generator = generator
         self.n_iterations = n_iterations
         self.warmup = n_iterations // 20 if warmup is None else warmup
@@ -147,7 +152,7 @@ class Trainer:
         self.history: dict[str, list[float]] = {}
         self.negatives: Tensor | None = None
         self.iteration = 0
-        self.began = time.perf_counter()
+        self.began = self._now()
         self._before = _Snapshot(energy)
         self._calm = _Snapshot(energy)
         self._calm_iteration = 0
@@ -157,8 +162,13 @@ class Trainer:
         """How much of the training is done, 0 to 1, by updates or by time, whichever is further."""
         share = self.iteration / self.n_iterations
         if self.max_seconds is not None:
-            share = max(share, (time.perf_counter() - self.began) / self.max_seconds)
+            share = max(share, (self._now() - self.began) / self.max_seconds)
         return min(1.0, share)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began, by the trainer's clock."""
+        return self._now() - self.began
 
     def update(self, batch: Any) -> dict[str, float]:
         """One update from one batch; returns the logged numbers.
@@ -194,7 +204,7 @@ class Trainer:
 
         Each callback is called as ``callback(trainer, terms)`` after an update; a true result ends the training.
         """
-        self.began = time.perf_counter()
+        self.began = self._now()
         stream = iter(batches)
         bar = tqdm(
             total=self.n_iterations,
@@ -270,7 +280,7 @@ class Trainer:
             "iteration": float(self.iteration),
             **terms,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": time.perf_counter() - self.began,
+            "seconds": self._now() - self.began,
         }
         rows = len(self.history.get("iteration", []))
         for name in terms:
@@ -400,7 +410,7 @@ def fit(
             trainer.history,
             trainer.state.chains if trainer.state.chains is not None else trainer.negatives,
             interrupted=not finished,
-            seconds=time.perf_counter() - trainer.began,
+            seconds=trainer.seconds,
             output=folder,
         )
         if folder is not None:
@@ -431,6 +441,13 @@ def _prepared(space: Any, data: Any, device: torch.device) -> Any:
             raise DataError("`data` must hold at least one row; got none. Look at the filters before this.")
         return data.to(device)
     return data
+
+
+def clock_named(name: str) -> Callable[[], float]:
+    """The clock of this name, in seconds; SettingError for another name."""
+    if name not in CLOCKS:
+        raise SettingError(f"`clock` must be one of {', '.join(CLOCKS)}; got {name!r}. Use 'wall'.")
+    return CLOCKS[name]
 
 
 def _check_schedule(n_iterations: Any, lr: Any, warmup: Any, decay: Any, clip: Any, ema: Any, max_seconds: Any) -> None:

@@ -180,6 +180,7 @@ def train_expert(
             parameters=groups,
             n_iterations=updates,
             betas=(0.9, 0.99),
+            clock=plan.clock,
             max_seconds=60 * minutes if n_iterations is None else None,
             warmup=min(20, max(1, updates // 5)),
             decay="linear",

@@ -11,8 +11,7 @@ import contextlib
 import copy
 import json
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from discrete_ebm.errors import (
 )
 from discrete_ebm.guards import Guard
 from discrete_ebm.samplers.base import ChainState
-from discrete_ebm.trainer import Batches, Trainer
+from discrete_ebm.trainer import Batches, Trainer, clock_named
 from graph_ebm.advance import advance_chains
 from graph_ebm.energies import GraphEnergy, LocalEnergy, MolecularEnergy, RelationalEnergy, TransformerEnergy
 from graph_ebm.graphs import MoleculeSet
@@ -58,6 +57,8 @@ class TrainSettings:
         lr_local, lr_contrast: Adam's step sizes of the first two stages; lr_chains: of (local, network) in the third.
         ema: decay of the averaged copy that is kept. clip: largest gradient norm in stage contrast (None: any).
         penalty: weight of the energies' variance, 1/nats. fresh: share of the chains that start from single atoms.
+        clock: what the minutes count: "wall", or "processor" time of this process: with one thread, minutes of one core
+            whatever else the machine does.
     """
 
     network: str | None = "relational"
@@ -74,10 +75,12 @@ class TrainSettings:
     clip: float | None = 5.0
     penalty: float = 0.0
     fresh: float = 0.25
+    clock: str = "wall"
 
     def __post_init__(self) -> None:
         if self.network is not None and self.network not in NETWORKS:
             raise SettingError(f"`network` must be one of {', '.join(NETWORKS)} or None; got {self.network!r}.")
+        clock_named(self.clock)
         for name, count in (("shares", 3), ("lr_chains", 2)):
             values = getattr(self, name)
             fine = isinstance(values, tuple | list) and len(values) == count and all(_in(v, 0) for v in values)
@@ -225,9 +228,11 @@ class _Recorder:
         *,
         by_updates: bool,
         chain_steps: int,
+        clock: Callable[[], float],
     ) -> None:
         self.model, self.generator, self.bar, self.by_updates = model, generator, bar, by_updates
-        self.began = time.perf_counter()
+        self.clock = clock
+        self.began = clock()
         self.updates = 0
         self.every = length / 120
         self.audit_every = length / 15
@@ -242,7 +247,7 @@ class _Recorder:
 
     def __call__(self, trainer: Trainer, terms: dict[str, float]) -> bool:
         self.updates += 1
-        seconds = time.perf_counter() - self.began
+        seconds = self.clock() - self.began
         now = self.updates if self.by_updates else seconds
         self.bar.n = round(now, 1)
         self.bar.set_postfix_str(
@@ -259,7 +264,7 @@ class _Recorder:
             self.last_audit = now
             distance = self._audit(trainer.ema if trainer.ema is not None else trainer.energy)
             if not self.by_updates:
-                self.audit_every = max(self.audit_every, 10 * (time.perf_counter() - self.began - now))
+                self.audit_every = max(self.audit_every, 10 * (self.clock() - self.began - now))
         state = trainer.state
         row = {
             "seconds": seconds,
@@ -468,7 +473,14 @@ def _run_stages(
     ) as bar:
         own = torch.Generator(device=generator.device).manual_seed(generator.initial_seed() + 7_919)
         recorder = _Recorder(
-            model, x, length, own, bar, by_updates=minutes is None, chain_steps=plan.n_steps * plan.batch
+            model,
+            x,
+            length,
+            own,
+            bar,
+            by_updates=minutes is None,
+            chain_steps=plan.n_steps * plan.batch,
+            clock=clock_named(plan.clock),
         )
         for (name, target, objective, parameters, options), share in zip(stages, shares, strict=True):
             if share == 0 or not parameters:
@@ -482,6 +494,7 @@ def _run_stages(
                 generator=generator,
                 parameters=parameters,
                 n_iterations=updates,
+                clock=plan.clock,
                 max_seconds=None if seconds is None else max(1e-3, seconds * share / total),
                 betas=(0.9, 0.99),
                 warmup=min(20, max(1, updates // 5)),

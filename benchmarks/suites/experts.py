@@ -51,7 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "chunk": 1_000,
         "steps": [1000, 2000],
         "strengths": [2.0],
-        "train": {},
+        "train": {"clock": "processor"},
     },
     "small": {
         "pool": 400,

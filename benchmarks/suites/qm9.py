@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "full": {
         "molecules": 10_000, "minutes": 15.0, "counts_minutes": 4.0, "threads": 1, "n": 10_000, "chunk": 2_500,
         "steps": [500, 1000, 2000, 5000, 10_000, 20_000], "counts_steps": [2000, 10_000],
-        "poor_steps": [2000], "walk_steps": [2000], "perturb": [1, 2, 5, 10], "train": {},
+        "poor_steps": [2000], "walk_steps": [2000], "perturb": [1, 2, 5, 10], "train": {"clock": "processor"},
     },
     "small": {
         "molecules": 200, "minutes": 0.05, "counts_minutes": 0.02, "threads": 1, "n": 40, "chunk": 20,

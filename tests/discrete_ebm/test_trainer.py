@@ -322,6 +322,20 @@ def test_callbacks_and_time_limits_end_a_training_early():
     assert limited.history["lr"][-1] < 1e-3
 
 
+def test_the_processor_clock_does_not_count_waiting():
+    def seconds(clock):
+        energy, data = small()
+        generator = torch.Generator().manual_seed(0)
+        trainer = Trainer(energy, CD(), data, generator=generator, n_iterations=3, max_seconds=1e6, clock=clock)
+        trainer.run(Batches(data, 10, generator), [lambda trainer, terms: time.sleep(0.4)])
+        return trainer.seconds
+
+    assert seconds("wall") >= 1.2  # three sleeps
+    assert seconds("processor") < 1.2
+    with pytest.raises(SettingError, match="`clock` must be one of wall, processor; got 'sun'"):
+        seconds("sun")
+
+
 def test_the_penalty_is_set_on_the_objective():
     energy, data = small()
     plain = de.fit(energy, data, CD(sampler="block-gibbs"), n_iterations=1, **QUIET).history
