@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from discrete_ebm.samplers import accept, base, block_gibbs, gibbs, gwg, informed, single_site
+from discrete_ebm.samplers import accept, base, block_gibbs, gibbs, gwg, heat_bath, informed, single_site
 from discrete_ebm.spaces import Space
 
 
@@ -80,8 +80,8 @@ def beta_ignored() -> Iterator[None]:
 
 @_mutant("one beta for all chains", "gibbs", "Spin", "law at beta")
 def one_beta() -> Iterator[None]:
-    with mock.patch.object(gibbs, "beta_column", lambda beta, energy: base.beta_column(beta, energy).mean().expand_as(
-            energy)):
+    with mock.patch.object(heat_bath, "beta_column",
+                           lambda beta, energy: base.beta_column(beta, energy).mean().expand_as(energy)):
         yield
 
 
@@ -176,27 +176,27 @@ def half_precision_sweep() -> Iterator[None]:
         move = (law.cumsum(-1) < uniform).sum(-1).clamp(max=law.shape[1] - 1)
         return move, torch.ones_like(move, dtype=torch.bool)
 
-    with mock.patch.object(gibbs, "draw_move", coarse):
+    with mock.patch.object(heat_bath, "draw_move", coarse):
         yield
 
 
 @_mutant("padding not masked", "gibbs", "Categorical", "legal")
 def padding_unmasked() -> Iterator[None]:
-    original = gibbs.site_tables
+    original = heat_bath.site_tables
 
     def all_legal(space: Space, device: torch.device) -> tuple[Tensor, Tensor]:
         values, legal = original(space, device)
         plain = torch.arange(space.k_max)[:, None].expand_as(values).to(values.dtype)
         return plain.contiguous(), torch.ones_like(legal)
 
-    with mock.patch.object(gibbs, "site_tables", all_legal):
+    with mock.patch.object(heat_bath, "site_tables", all_legal):
         yield
 
 
 @_mutant("padding counted as repeats of the last value", "gibbs", "Categorical", "law")
 def padding_repeats() -> Iterator[None]:
-    original = gibbs.site_tables
-    with mock.patch.object(gibbs, "site_tables", lambda space, device: (
+    original = heat_bath.site_tables
+    with mock.patch.object(heat_bath, "site_tables", lambda space, device: (
             original(space, device)[0], torch.ones_like(original(space, device)[1]))):
         yield
 
@@ -238,13 +238,13 @@ def clamp_ignored() -> Iterator[None]:
 
 @_mutant("clamp of the first chain used for all", "gibbs", "Spin", "clamped sites")
 def clamp_of_first_chain() -> Iterator[None]:
-    original = gibbs.free_sites
+    original = heat_bath.free_sites
 
     def first(space: Space, clamp: Tensor | None, n: int) -> Tensor | None:
         free = original(space, clamp, n)
         return None if free is None else free[:1].expand_as(free)
 
-    with mock.patch.object(gibbs, "free_sites", first):
+    with mock.patch.object(heat_bath, "free_sites", first):
         yield
 
 

@@ -24,20 +24,18 @@ from discrete_ebm.energies.pairwise import colour_classes as greedy_classes
 from discrete_ebm.errors import CapabilityError, SpaceError
 from discrete_ebm.samplers.accept import metropolis_hastings, select
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
-from discrete_ebm.samplers.informed import draw_move
+from discrete_ebm.samplers.heat_bath import HeatBath
 from discrete_ebm.samplers.registry import SamplerSpec, register
 from discrete_ebm.samplers.single_site import (
     at_least_float32,
     free_sites,
-    keep_finite,
     require_discrete,
     site_logits,
     site_tables,
     start,
-    tempered,
 )
 
-__all__ = ["BlockGibbs", "HasLatents", "colour_classes"]
+__all__ = ["BlockGibbs", "Chromatic", "HasLatents", "colour_classes"]
 
 
 @runtime_checkable
@@ -93,77 +91,49 @@ class BlockGibbs(Kernel):
     def step(self, energy: Any, state: ChainState, *, generator: torch.Generator, beta: float | Tensor = 1.0,
              clamp: Tensor | None = None) -> tuple[ChainState, StepInfo]:
         """One sweep of all C chains."""
-        free = free_sites(energy.space, clamp, state.x.shape[0])
-        column = beta_column(beta, state.energy)
         if _has_latents(energy):
-            return self._through_hidden(energy, state, column, free, generator)
-        return self._blocks(energy, state, column, free, generator)
+            free = free_sites(energy.space, clamp, state.x.shape[0])
+            return _through_hidden(energy, state, beta_column(beta, state.energy), free, generator)
+        return _by_colours(HeatBath(energy, state, beta, clamp), generator)
 
-    def _blocks(self, energy: Any, state: ChainState, beta: Tensor, free: Tensor | None,
-                generator: torch.Generator) -> tuple[ChainState, StepInfo]:
-        space, n_chains = energy.space, state.x.shape[0]
-        x, index = state.x.clone(memory_format=torch.contiguous_format), space.to_index(state.x).clone()
-        flat = x.view(n_chains, space.n_sites)  # writes go through to x
-        values, legal = site_tables(space, x.device)
-        plan = _PLANS.get(energy)
-        if plan is None or plan.blocks[0].device != x.device:  # a chain resumed in a new process
-            colour_classes(energy, x.device)
-            plan = _PLANS[energy]
-        broken, energies, calls = torch.zeros_like(beta, dtype=torch.bool), state.energy, 0.0
-        for block in plan.blocks:
-            logits, cost = _block_logits(energy, x, index, energies, block, values)
-            weights, bad = tempered(logits, beta[:, None, None], legal[block])
-            value, possible = draw_move(weights.flatten(0, 1), generator=generator)
-            keep = ~possible.view(n_chains, len(block))
-            if free is not None:
-                keep = keep | ~free[:, block]
-                bad = bad & free[:, block]
-            value = torch.where(keep, index[:, block], value.view(n_chains, len(block)))
-            index[:, block] = value
-            flat[:, block] = values[value, block]
-            broken = broken | bad.any(dim=1)
-            if cost:  # conditionals by evaluation start from the energy at the block's start
-                energies, calls = at_least_float32(evaluate_energy(energy, x)), calls + cost
-        if not calls:
-            energies, calls = at_least_float32(evaluate_energy(energy, x)), 1.0
-        x, energies, kept = keep_finite(x, energies, state)
-        info = StepInfo(
-            acceptance=kept.to(beta.dtype),
-            accepted=kept,
-            hamming=(x != state.x).flatten(1).sum(1),
-            energy_calls=calls,
-            gradient_calls=0.0,
-            non_finite=(broken | ~kept).sum(),
-        )
-        return ChainState(x, energies, {}, state.step + 1), info
 
-    def _through_hidden(self, energy: Any, state: ChainState, beta: Tensor, free: Tensor | None,
-                        generator: torch.Generator) -> tuple[ChainState, StepInfo]:
-        space, x, column = energy.space, state.x, beta[:, None]
-        odds = at_least_float32(energy.hidden_logits(x))
-        hidden = _bernoulli(column * odds, generator)
-        odds_visible = at_least_float32(energy.visible_logits(hidden))
-        visible = _bernoulli(column * odds_visible, generator)
-        y = space.from_index(visible.long().flatten(1))
-        if free is not None:
-            y = torch.where(free.view(x.shape), y, x)
-        energy_y, odds_y = (at_least_float32(part) for part in (evaluate_energy(energy, y), energy.hidden_logits(y)))
-        log_alpha = _tempering_gap(odds, beta) - _tempering_gap(odds_y, beta)
-        log_alpha = torch.where(beta == 1, torch.zeros_like(log_alpha), log_alpha)  # exactly, not up to rounding
-        sums = odds.sum(1) + odds_visible.flatten(1).sum(1) + odds_y.sum(1)  # NaN or infinite if any part is
-        finite = energy_y.isfinite() & sums.isfinite()
-        log_alpha = log_alpha.masked_fill(~finite, -torch.inf)
-        accepted, acceptance = metropolis_hastings(log_alpha, generator=generator)
-        moved = ChainState(select(accepted, y, x), select(accepted, energy_y, state.energy), {}, state.step + 1)
-        info = StepInfo(
-            acceptance=acceptance,
-            accepted=accepted,
-            hamming=(moved.x != x).flatten(1).sum(1),
-            energy_calls=1.0,
-            gradient_calls=0.0,
-            non_finite=(~finite).sum(),
-        )
-        return moved, info
+@dataclass(frozen=True)
+class Chromatic(Kernel):
+    r"""Heat-bath Gibbs by the colours of the interaction graph; one step is a sweep, all sites of a colour at once.
+
+    Site i takes value v with probability ∝ exp(−β E(x with x_i = v)), as in :class:`~discrete_ebm.samplers.Gibbs`; two
+    sites of a colour share no edge, so that drawing them together is drawing them one after the other. The colouring is
+    found from the energy's ``edges()`` (greedily, largest degree first), or is its ``blocks()`` checked against them.
+    An energy without edges is refused, and hidden units are never used: every draw is from a conditional of the target
+    itself at β.
+
+    Invariant law: exp(−βE); not reversible (the colours have an order). Cost: one closed-form conditional per site and
+    one energy per sweep; without a closed form N·(K − 1) energy evaluations.
+    Source: Geman & Geman 1984; colouring: Gonzalez, Low, Gretton & Guestrin 2011, "Parallel Gibbs sampling", §3.
+    """
+
+    @torch.no_grad()
+    def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:
+        """State at a copy of ``x0`` (C, *shape). Colours the graph when it is new or has changed.
+
+        Raises:
+            CapabilityError: the energy has no ``edges()``, or its ``blocks()`` hold an edge.
+        """
+        require_discrete("chromatic", energy.space)
+        if not isinstance(energy, HasGraph):
+            raise CapabilityError(
+                f"`energy` must have `edges()` for chromatic; got {type(energy).__name__} without. "
+                "Use sampler='gibbs', which needs nothing, or 'block-gibbs' for an RBM."
+            )
+        colour_classes(energy, x0.device)
+        x, energies = start(energy, x0)
+        return ChainState(x, energies, {}, torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def step(self, energy: Any, state: ChainState, *, generator: torch.Generator, beta: float | Tensor = 1.0,
+             clamp: Tensor | None = None) -> tuple[ChainState, StepInfo]:
+        """One sweep of all C chains."""
+        return _by_colours(HeatBath(energy, state, beta, clamp), generator)
 
 
 def colour_classes(energy: Any, device: torch.device | str = "cpu") -> list[Tensor]:
@@ -266,7 +236,51 @@ def _block_logits(energy: Any, x: Tensor, index: Tensor, energies: Tensor, block
     if isinstance(energy, HasFlipDeltas):
         return -at_least_float32(energy.flip_deltas(x)[:, block]), 0.0
     parts = [site_logits(energy, x, index, energies, site, values, False) for site in block.unbind(0)]
-    return torch.stack([logits for logits, _ in parts], dim=1), sum(cost for _, cost in parts) + 1.0
+    return torch.stack([logits for logits, _ in parts], dim=1), sum(cost for _, cost in parts)
+
+
+def _by_colours(bath: HeatBath, generator: torch.Generator) -> tuple[ChainState, StepInfo]:
+    energy = bath.energy
+    plan = _PLANS.get(energy)
+    if plan is None or plan.blocks[0].device != bath.x.device:  # a chain resumed in a new process
+        colour_classes(energy, bath.x.device)
+        plan = _PLANS[energy]
+    for block in plan.blocks:
+        logits, cost = _block_logits(energy, bath.x, bath.index, bath.energies, block, bath.values)
+        bath.draw(block, logits, generator)
+        bath.calls, bath.known = bath.calls + cost, False
+        if cost:  # conditionals by evaluation start from the energy at the block's start
+            bath.evaluate()
+    return bath.finish()
+
+
+def _through_hidden(energy: Any, state: ChainState, beta: Tensor, free: Tensor | None,
+                    generator: torch.Generator) -> tuple[ChainState, StepInfo]:
+    space, x, column = energy.space, state.x, beta[:, None]
+    odds = at_least_float32(energy.hidden_logits(x))
+    hidden = _bernoulli(column * odds, generator)
+    odds_visible = at_least_float32(energy.visible_logits(hidden))
+    visible = _bernoulli(column * odds_visible, generator)
+    y = space.from_index(visible.long().flatten(1))
+    if free is not None:
+        y = torch.where(free.view(x.shape), y, x)
+    energy_y, odds_y = (at_least_float32(part) for part in (evaluate_energy(energy, y), energy.hidden_logits(y)))
+    log_alpha = _tempering_gap(odds, beta) - _tempering_gap(odds_y, beta)
+    log_alpha = torch.where(beta == 1, torch.zeros_like(log_alpha), log_alpha)  # exactly, not up to rounding
+    sums = odds.sum(1) + odds_visible.flatten(1).sum(1) + odds_y.sum(1)  # NaN or infinite if any part is
+    finite = energy_y.isfinite() & sums.isfinite()
+    log_alpha = log_alpha.masked_fill(~finite, -torch.inf)
+    accepted, acceptance = metropolis_hastings(log_alpha, generator=generator)
+    moved = ChainState(select(accepted, y, x), select(accepted, energy_y, state.energy), {}, state.step + 1)
+    info = StepInfo(
+        acceptance=acceptance,
+        accepted=accepted,
+        hamming=(moved.x != x).flatten(1).sum(1),
+        energy_calls=1.0,
+        gradient_calls=0.0,
+        non_finite=(~finite).sum(),
+    )
+    return moved, info
 
 
 def _has_latents(energy: Any) -> bool:
@@ -291,6 +305,17 @@ register(SamplerSpec(
     build=BlockGibbs,
     summary="heat-bath sweep by colour classes; through the hidden units of an RBM",
     source="Geman & Geman 1984; Hinton 2002",
+    spaces=frozenset({"Binary", "Spin", "Categorical", "Ordinal", "Product"}),
+    needs_gradient=False,
+    exact=True,
+    reversible=False,
+))
+
+register(SamplerSpec(
+    name="chromatic",
+    build=Chromatic,
+    summary="heat-bath sweep by the colours of the interaction graph, found automatically and checked",
+    source="Geman & Geman 1984; Gonzalez et al. 2011",
     spaces=frozenset({"Binary", "Spin", "Categorical", "Ordinal", "Product"}),
     needs_gradient=False,
     exact=True,

@@ -8,21 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from discrete_ebm.energies.base import evaluate_energy
 from discrete_ebm.errors import SettingError
-from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
-from discrete_ebm.samplers.informed import draw_move
+from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo
+from discrete_ebm.samplers.heat_bath import HeatBath
 from discrete_ebm.samplers.registry import SamplerSpec, register
-from discrete_ebm.samplers.single_site import (
-    at_least_float32,
-    free_sites,
-    keep_finite,
-    require_discrete,
-    site_logits,
-    site_tables,
-    start,
-    tempered,
-)
+from discrete_ebm.samplers.single_site import require_discrete, site_logits, start
 
 __all__ = ["Gibbs"]
 
@@ -63,44 +53,15 @@ class Gibbs(Kernel):
     def step(self, energy: Any, state: ChainState, *, generator: torch.Generator, beta: float | Tensor = 1.0,
              clamp: Tensor | None = None) -> tuple[ChainState, StepInfo]:
         """One sweep of all C chains. Cost: N·(K − 1) energy evaluations, or N conditionals and one evaluation."""
-        space = energy.space
-        n_chains, n_sites = state.x.shape[0], space.n_sites
-        x = state.x.clone(memory_format=torch.contiguous_format)
-        index = space.to_index(x).clone()
-        flat = x.view(n_chains, n_sites)  # writes go through to x
-        free, energies = free_sites(space, clamp, n_chains), state.energy
-        column = beta_column(beta, energies)[:, None]
-        values, legal = site_tables(space, x.device)
-        broken = torch.zeros(n_chains, dtype=torch.bool, device=x.device)
-        calls, evaluated = 0.0, True  # without a free site the energy stays as it is
-        for site in self._sites(n_chains, n_sites, clamp, x.device, generator):
-            own = site.expand(n_chains)[:, None]
-            logits, cost = site_logits(energy, x, index, energies, site, values, self.conditionals)
-            weights, bad = tempered(logits, column, legal[own[:, 0]])
-            value, possible = draw_move(weights, generator=generator)
-            value, old, move = value[:, None], index.gather(1, own), possible[:, None]
-            if free is not None:
-                move, bad = move & free.gather(1, own), bad & free.gather(1, own)[:, 0]
-            value = torch.where(move, value, old)
-            index.scatter_(1, own, value)
-            flat.scatter_(1, own, values[value, own])
-            broken = broken | bad
-            calls += cost
-            evaluated = cost > 0
-            if evaluated:
-                energies = -logits.gather(1, value)[:, 0]
-        if not evaluated:
-            energies, calls = at_least_float32(evaluate_energy(energy, x)), calls + 1.0
-        x, energies, kept = keep_finite(x, energies, state)
-        info = StepInfo(
-            acceptance=kept.to(energies.dtype),
-            accepted=kept,
-            hamming=(x != state.x).flatten(1).sum(1),
-            energy_calls=calls,
-            gradient_calls=0.0,
-            non_finite=(broken | ~kept).sum(),
-        )
-        return ChainState(x, energies, {}, state.step + 1), info
+        bath = HeatBath(energy, state, beta, clamp)
+        for site in self._sites(bath.n_chains, bath.n_sites, clamp, bath.x.device, generator):
+            logits, cost = site_logits(energy, bath.x, bath.index, bath.energies, site, bath.values, self.conditionals)
+            value = bath.draw(site.reshape(-1, 1) if site.dim() else site[None], logits[:, None], generator)
+            bath.calls += cost
+            bath.known = cost > 0  # evaluated logits are minus the energies themselves
+            if bath.known:
+                bath.energies = -logits.gather(1, value)[:, 0]
+        return bath.finish()
 
     def _sites(self, n_chains: int, n_sites: int, clamp: Tensor | None, device: torch.device,
                generator: torch.Generator) -> list[Tensor]:
