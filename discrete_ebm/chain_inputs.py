@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from discrete_ebm.energies.base import energy_device
 from discrete_ebm.errors import SettingError, ShapeError
 from discrete_ebm.samplers import registry
+from discrete_ebm.samplers.auto import Choice, choose
 from discrete_ebm.samplers.base import ChainState, Kernel
 from discrete_ebm.samplers.registry import SamplerSpec
 
 __all__ = [
+    "automatic",
     "check_beta",
     "check_clamp",
     "check_device",
@@ -29,8 +33,26 @@ __all__ = [
 ]
 
 
-def resolve_sampler(sampler: str | Kernel, space: Any) -> Kernel:
-    """A kernel from a name or a kernel, refused with a sentence where it is not defined on ``space``."""
+_log = logging.getLogger("discrete_ebm")
+
+
+def automatic(sampler: Any, energy: Any, device: torch.device | None = None) -> Choice | None:
+    """What "auto" means for this energy, said to the log "discrete_ebm" (level INFO); None for any other sampler."""
+    if not (isinstance(sampler, str) and sampler == "auto"):
+        return None
+    choice = choose(energy, device=device)
+    _log.info("sampler: %s", choice)
+    return choice
+
+
+def resolve_sampler(sampler: str | Kernel, space: Any, energy: Any = None) -> Kernel:
+    """A kernel from a name or a kernel, refused with a sentence where it is not defined on ``space``.
+
+    "auto" needs the energy, whose capabilities decide.
+    """
+    choice = None if energy is None else automatic(sampler, energy)
+    if choice is not None:
+        sampler = choice.create()
     if isinstance(sampler, Kernel):
         kernel, row = sampler, _spec_of(sampler)
     elif isinstance(sampler, str):
@@ -159,15 +181,6 @@ def _named(device: torch.device) -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
-
-
-def energy_device(energy: Any) -> torch.device | None:
-    """Where the energy's parameters or buffers are; None when it has none."""
-    if isinstance(energy, nn.Module):
-        for tensors in (energy.parameters(), energy.buffers()):
-            for tensor in tensors:
-                return tensor.device
-    return None
 
 
 def resolve_device(device: Any, energy: Any, seed: Any, x0: Any) -> torch.device:

@@ -27,6 +27,7 @@ __all__ = [
     "HasSurrogate",
     "as_energy",
     "energy_and_gradient",
+    "energy_device",
     "energy_dtype",
     "evaluate_energy",
     "from_callable",
@@ -163,6 +164,15 @@ def as_energy(obj: Any) -> Any:
                               "Wrap it with de.from_callable(fn, space).")
     raise CapabilityError(f"`energy` must be an Energy or a callable with a `space`; got {type(obj).__name__}. "
                           "Wrap a function with de.from_callable(fn, space).")
+
+
+def energy_device(energy: Any) -> torch.device | None:
+    """Where the energy's parameters or buffers are; None when it has none."""
+    if isinstance(energy, nn.Module):
+        for tensors in (energy.parameters(), energy.buffers()):
+            for tensor in tensors:
+                return tensor.device
+    return None
 
 
 def energy_dtype(energy: Any) -> torch.dtype | None:

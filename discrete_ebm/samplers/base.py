@@ -50,9 +50,15 @@ class Kernel(ABC):
     """One Markov transition. Subclasses are frozen dataclasses of settings and are final.
 
     Invariant law when ``exact``: p(x) ∝ exp(−beta·E(x)) on the states that agree with the clamped sites.
+
+    A kernel whose acceptance may be tuned keeps the log of its scale in ``state.cache["log_scale"]``, (C,) float32,
+    which ``step`` only reads, and declares two class variables: ``target_acceptance``, and ``scale_bounds``, the lowest
+    and highest scale; see :mod:`discrete_ebm.samplers.adapt`.
     """
 
     exact: ClassVar[bool] = True
+    history: ClassVar[frozenset[str]] = frozenset({"log_scale"})
+    """Entries of the cache that the chain's past decides (an adapted scale, a momentum), not its state alone."""
 
     @abstractmethod
     def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:

@@ -21,7 +21,9 @@ class SamplerSpec:
 
     ``build(**settings)`` makes the kernel; ``source`` names paper and equation; ``spaces`` are class names of spaces;
     ``needs_gradient``: a differentiable energy is required (when it has no exact deltas); ``exact``: the target is
-    kept exactly; ``reversible``: one step satisfies detailed balance.
+    kept exactly; ``reversible``: one step satisfies detailed balance. For the sampler's page: ``law`` that a step
+    keeps, ``cost`` of a step in evaluations, ``use_when``, one or two sentences; what is left empty is read from the
+    docstring of the class.
     """
 
     name: str
@@ -32,6 +34,9 @@ class SamplerSpec:
     needs_gradient: bool
     exact: bool
     reversible: bool
+    law: str = ""
+    cost: str = ""
+    use_when: str = ""
 
 
 _SPECS: dict[str, SamplerSpec] = {}
@@ -75,6 +80,11 @@ def spec(name: str) -> SamplerSpec:
     if name in _BROKEN:
         raise RegistryError(f"Sampler {name!r} needs a package that is missing: {_BROKEN[name]}. Install it.")
     if name not in _SPECS:
+        if name == "auto":
+            raise RegistryError(
+                "`sampler='auto'` must come with an energy, whose capabilities decide; got no energy here. "
+                "Use de.sample(energy, sampler='auto') or de.samplers.choose(energy).create()."
+            )
         near = difflib.get_close_matches(name, _SPECS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise RegistryError(f"Unknown sampler {name!r}.{hint} Available: {', '.join(names())}.")

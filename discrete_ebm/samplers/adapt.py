@@ -1,0 +1,104 @@
+"""Adaptation of a kernel's scale to a target acceptance: during the burn-in only, then frozen.
+
+A kernel that can be tuned keeps the logarithm of its step size (or radius, or number of flips) in
+``state.cache["log_scale"]``, shape (C,), and only reads it. A chain whose scale moves with its own past is not a Markov
+chain of the kernel's law, so nothing here runs after the burn-in: what is kept is drawn with a fixed kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from discrete_ebm.errors import SettingError
+from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo
+
+__all__ = ["ADAPT_MODES", "LOG_SCALE", "ScaleAdapter", "check_adapt", "is_tunable", "make_adapter"]
+
+LOG_SCALE = "log_scale"
+ADAPT_MODES = (True, False, "per-chain", "shared")
+
+_GAIN = 2.0  # about one over the slope of acceptance in log scale, which is 0.3 to 1 for the kernels here
+_DECAY = 0.6  # between 1/2 and 1, so that averaged iterates are as good as the best gain (Polyak & Juditsky 1992)
+
+
+def is_tunable(kernel: Kernel, state: ChainState) -> bool:
+    """Whether this kernel, as it is set, has a scale that may be adapted."""
+    return LOG_SCALE in state.cache and getattr(kernel, "target_acceptance", None) is not None
+
+
+def check_adapt(adapt: Any) -> bool | str:
+    """``adapt`` if it is one of :data:`ADAPT_MODES`; :class:`SettingError` otherwise."""
+    if isinstance(adapt, (bool, str)) and adapt in ADAPT_MODES:
+        return adapt
+    raise SettingError(f"`adapt` must be True, False, 'per-chain' or 'shared'; got {adapt!r}. Leave it out for True.")
+
+
+def make_adapter(kernel: Kernel, state: ChainState, adapt: bool | str, burn_in: int, *,
+                 resumed: bool) -> ScaleAdapter | None:
+    """The adapter of one run, or None where nothing is adapted.
+
+    ``True`` tunes what can be tuned, each chain by itself, and leaves a resumed state's scale as it was saved; a mode
+    by name tunes that too, and is refused where there is nothing to tune.
+
+    Raises:
+        SettingError: a mode asked for by name, for a kernel without a scale or a run without a burn-in.
+    """
+    if adapt is False or (adapt is True and (resumed or burn_in == 0 or not is_tunable(kernel, state))):
+        return None
+    if not is_tunable(kernel, state):
+        raise SettingError(f"`adapt` must be left out for a kernel without a scale; got adapt={adapt!r} with {kernel}. "
+                           "Its acceptance cannot be tuned.")
+    if burn_in == 0:
+        raise SettingError(f"`adapt` must have a burn-in to adapt in; got adapt={adapt!r} with burn_in=0. "
+                           "Set burn_in, or adapt=False.")
+    return ScaleAdapter(kernel, burn_in, shared=adapt == "shared")
+
+
+class ScaleAdapter:
+    r"""Robbins–Monro on the log scale, with the average of the second half of the iterates as the result.
+
+    λ_{t+1} = λ_t + 2 t^{−0.6} (a_t − a*), clipped to the kernel's ``scale_bounds``; a_t is the acceptance probability
+    of the chain's step t (of all chains on average when ``shared``), a* the kernel's ``target_acceptance``. After
+    ``n_steps`` updates every further call returns the state as it is. No host sync.
+
+    Args:
+        kernel: declares ``target_acceptance`` and, if it likes, ``scale_bounds``, both ends in units of the scale.
+        n_steps: number of updates, the burn-in.
+        shared: one scale for all chains. Less noisy in a short burn-in; but chains then depend on each other through
+            their common past, and chains at different beta get a compromise.
+    Source: Robbins & Monro 1951; averaging: Polyak & Juditsky 1992; targets: Sun, Dai & Schuurmans 2022,
+        arXiv:2209.08183 (0.574), Roberts, Gelman & Gilks 1997 (0.234).
+    """
+
+    def __init__(self, kernel: Kernel, n_steps: int, *, shared: bool = False) -> None:
+        self.n_steps = n_steps
+        self.shared = shared
+        self.target = float(kernel.target_acceptance)  # type: ignore[attr-defined]
+        low, high = getattr(kernel, "scale_bounds", (0.0, math.inf))
+        self.low = math.log(low) if low > 0 else -math.inf
+        self.high = math.log(high)
+        self.done = 0
+        self._sum: Tensor | None = None
+        self._counted = 0
+
+    def update(self, state: ChainState, info: StepInfo) -> ChainState:
+        """The state after one step of the burn-in, with its scale moved towards the target."""
+        if self.done >= self.n_steps:
+            return state
+        self.done += 1
+        scale = state.cache[LOG_SCALE]
+        error = torch.nan_to_num(info.acceptance.to(scale.dtype), nan=0.0) - self.target
+        if self.shared:
+            error = error.mean().expand(scale.shape)
+            scale = scale.mean().expand(scale.shape) if self.done == 1 else scale
+        scale = (scale + _GAIN * self.done**-_DECAY * error).clamp(self.low, self.high)
+        if 2 * self.done > self.n_steps:
+            self._sum = scale if self._sum is None else self._sum + scale
+            self._counted += 1
+        if self.done == self.n_steps and self._sum is not None:
+            scale = (self._sum / self._counted).clamp(self.low, self.high)
+        return state._replace(cache={**state.cache, LOG_SCALE: scale.contiguous()})
