@@ -1,6 +1,7 @@
 """Samplers: one registry of kernels, made by name with :func:`create`."""
 
 from discrete_ebm.samplers import block_gibbs as _block_gibbs  # importing a kernel's file registers it
+from discrete_ebm.samplers import discrete_langevin as _discrete_langevin
 from discrete_ebm.samplers import gibbs as _gibbs
 from discrete_ebm.samplers import gwg as _gwg
 from discrete_ebm.samplers import langevin as _langevin
@@ -10,6 +11,8 @@ from discrete_ebm.samplers.informed import Neighbourhood, Proposal, propose
 from discrete_ebm.samplers.registry import SamplerSpec, create, names, register, spec
 
 BlockGibbs = _block_gibbs.BlockGibbs
+DiscreteMALA = _discrete_langevin.DiscreteMALA
+DiscreteULA = _discrete_langevin.DiscreteULA
 Gibbs = _gibbs.Gibbs
 GibbsWithGradients = _gwg.GibbsWithGradients
 Langevin = _langevin.Langevin
@@ -17,6 +20,8 @@ Langevin = _langevin.Langevin
 __all__ = [
     "BlockGibbs",
     "ChainState",
+    "DiscreteMALA",
+    "DiscreteULA",
     "Gibbs",
     "GibbsWithGradients",
     "Kernel",
