@@ -5,6 +5,8 @@ from discrete_ebm.samplers import discrete_langevin as _discrete_langevin
 from discrete_ebm.samplers import gibbs as _gibbs
 from discrete_ebm.samplers import gwg as _gwg
 from discrete_ebm.samplers import langevin as _langevin
+from discrete_ebm.samplers import swendsen_wang as _swendsen_wang
+from discrete_ebm.samplers import wolff as _wolff
 from discrete_ebm.samplers.accept import metropolis_hastings, metropolis_log_alpha
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo
 from discrete_ebm.samplers.informed import Neighbourhood, Proposal, propose
@@ -16,6 +18,8 @@ DiscreteULA = _discrete_langevin.DiscreteULA
 Gibbs = _gibbs.Gibbs
 GibbsWithGradients = _gwg.GibbsWithGradients
 Langevin = _langevin.Langevin
+SwendsenWang = _swendsen_wang.SwendsenWang
+Wolff = _wolff.Wolff
 
 __all__ = [
     "BlockGibbs",
@@ -30,6 +34,8 @@ __all__ = [
     "Proposal",
     "SamplerSpec",
     "StepInfo",
+    "SwendsenWang",
+    "Wolff",
     "create",
     "metropolis_hastings",
     "metropolis_log_alpha",
