@@ -2,12 +2,17 @@
 
 from discrete_ebm.samplers import block_gibbs as _block_gibbs  # importing a kernel's file registers it
 from discrete_ebm.samplers import discrete_langevin as _discrete_langevin
+from discrete_ebm.samplers import dlmc as _dlmc
 from discrete_ebm.samplers import gibbs as _gibbs
 from discrete_ebm.samplers import gwg as _gwg
 from discrete_ebm.samplers import langevin as _langevin
+from discrete_ebm.samplers import locally_balanced as _locally_balanced
+from discrete_ebm.samplers import metropolis as _metropolis
+from discrete_ebm.samplers import path_auxiliary as _path_auxiliary
 from discrete_ebm.samplers import swendsen_wang as _swendsen_wang
 from discrete_ebm.samplers import wolff as _wolff
 from discrete_ebm.samplers.accept import metropolis_hastings, metropolis_log_alpha
+from discrete_ebm.samplers.auto import Choice, choose
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo
 from discrete_ebm.samplers.informed import Neighbourhood, Proposal, propose
 from discrete_ebm.samplers.registry import SamplerSpec, create, names, register, spec
@@ -15,27 +20,41 @@ from discrete_ebm.samplers.registry import SamplerSpec, create, names, register,
 BlockGibbs = _block_gibbs.BlockGibbs
 DiscreteMALA = _discrete_langevin.DiscreteMALA
 DiscreteULA = _discrete_langevin.DiscreteULA
+DLMC = _dlmc.DLMC
+UnadjustedDLMC = _dlmc.UnadjustedDLMC
 Gibbs = _gibbs.Gibbs
 GibbsWithGradients = _gwg.GibbsWithGradients
 Langevin = _langevin.Langevin
+LocallyBalanced = _locally_balanced.LocallyBalanced
+Metropolis = _metropolis.Metropolis
+Chromatic = _block_gibbs.Chromatic
+PathAuxiliary = _path_auxiliary.PathAuxiliary
 SwendsenWang = _swendsen_wang.SwendsenWang
 Wolff = _wolff.Wolff
 
 __all__ = [
     "BlockGibbs",
     "ChainState",
+    "Choice",
+    "Chromatic",
     "DiscreteMALA",
     "DiscreteULA",
+    "DLMC",
+    "UnadjustedDLMC",
     "Gibbs",
     "GibbsWithGradients",
     "Kernel",
     "Langevin",
+    "LocallyBalanced",
+    "Metropolis",
     "Neighbourhood",
+    "PathAuxiliary",
     "Proposal",
     "SamplerSpec",
     "StepInfo",
     "SwendsenWang",
     "Wolff",
+    "choose",
     "create",
     "metropolis_hastings",
     "metropolis_log_alpha",
