@@ -16,8 +16,8 @@ from discrete_ebm.testing import FALSE_FAIL, PairwiseFeatures, Target, check_sam
 NAMES = [name for name in samplers.names()
          if all(default_targets(space, 0) for space in samplers.spec(name).spaces)]  # others bring their own targets
 REFUSED = {"chromatic": {"Binary BernoulliRBM"}}  # targets whose energy lacks what the sampler is made for
-
-PICKY = {"swendsen-wang", "wolff"}  # made for certain energies; they refuse the others here, and have tests of their own
+OTHERS = {t.name for space in ("Binary", "Spin", "Categorical") for t in default_targets(space, 0)}
+REFUSED |= {name: OTHERS - {"Spin Ising", "Categorical Potts"} for name in ("swendsen-wang", "wolff")}
 
 
 @pytest.mark.parametrize("name", NAMES)
