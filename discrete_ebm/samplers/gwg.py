@@ -1,10 +1,10 @@
-"""Gibbs-with-Gradients: one site changes per step, chosen by how much the change lowers the energy."""
+"""Gibbs-with-Gradients: one site or a few change per step, chosen by how much the change lowers the energy."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,11 +14,20 @@ from discrete_ebm.errors import CapabilityError, SettingError
 from discrete_ebm.samplers.accept import metropolis_hastings, metropolis_log_alpha, select
 from discrete_ebm.samplers.balancing import log_balancing
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
-from discrete_ebm.samplers.informed import propose
+from discrete_ebm.samplers.informed import draw_moves, propose, wide_scores
 from discrete_ebm.samplers.registry import SamplerSpec, register
 from discrete_ebm.samplers.single_site import SingleSite, at_least_float32, require_discrete, start
 
-__all__ = ["GibbsWithGradients"]
+__all__ = [
+    "GibbsWithGradients",
+    "check_informed_settings",
+    "evaluate_moves",
+    "finite_deltas",
+    "require_exact_deltas",
+    "round_either_way",
+    "set_sites",
+    "uses_exact_deltas",
+]
 
 _HUGE = 1e30  # stands for an infinite ΔE in proposal scores: finite, so that the two directions still compare
 
@@ -32,39 +41,59 @@ class GibbsWithGradients(Kernel):
     proposed state, and the acceptance always uses evaluated energies: a poor estimate slows the chain but never
     bends its law.
 
+    With ``n_flips`` above 1 that many moves are drawn, independently and with replacement. A site drawn more than once
+    changes once, to the value its first draw says; the others count by their site alone. So q(y, sites | x) =
+    Π_t q(site_t | x) · Π_{i drawn} q(y_i | site i, x), and the way back is the same product at y with the old values.
+    For two values a site this is the paper's sampler of several flips (a flip drawn twice is one flip).
+
     Args:
         balancing: g, one of "sqrt" (the paper's), "barker", "min", "max".
         exact_deltas: "auto" uses ``flip_deltas`` where the energy has it, True demands it, False never uses it.
         laziness: probability of staying although a proposal would be accepted, in [0, 1). Without it a chain on equal
             energies flips a site every time and alternates for ever between even and odd states; 0 is the paper's
             kernel.
-    Invariant law: exp(−βE); reversible. Cost: one energy and one gradient (or one ``flip_deltas``) per step.
-    Source: Grathwohl et al. 2021, arXiv:2102.04509, eqs. 3 and 6; balancing: Zanella 2020, arXiv:1711.07424.
+        n_flips: mean number of draws, at least 1. Exactly 1 is the paper's main kernel, with nothing to adapt; above 1
+            it is where ``cache["log_scale"]`` starts, and a broken number is rounded up or down at random.
+        max_flips: most draws of a step, adapted or not; None = 4·n_flips.
+    Invariant law: exp(−βE); reversible. Cost: one energy and one gradient (or one ``flip_deltas``) per step, however
+    many flips.
+    Source: Grathwohl et al. 2021, arXiv:2102.04509, eqs. 3 and 6, several flips: its appendix on multiple samples;
+    balancing: Zanella 2020, arXiv:1711.07424.
     """
+
+    target_acceptance: ClassVar[float] = 0.574  # Sun et al. 2022, arXiv:2209.08183
+    scale_bounds: ClassVar[tuple[float, float]] = (1.0, 64.0)
 
     balancing: str = "sqrt"
     exact_deltas: bool | str = "auto"
     laziness: float = 0.01
+    n_flips: float = 1
+    max_flips: int | None = None
 
     def __post_init__(self) -> None:
-        log_balancing(self.balancing)
-        if not (isinstance(self.exact_deltas, bool) or self.exact_deltas == "auto"):
-            raise SettingError(f"`exact_deltas` must be 'auto', True or False; got {self.exact_deltas!r}.")
-        if isinstance(self.laziness, bool) or not 0 <= self.laziness < 1:
-            raise SettingError(f"`laziness` must be at least 0 and below 1; got {self.laziness!r}.")
+        check_informed_settings(self.balancing, self.exact_deltas, self.laziness)
+        most = self.max_flips
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise SettingError(f"`max_flips` must be None or an int of at least 1; got {most!r}. Use None.")
+        number = isinstance(self.n_flips, (int, float)) and not isinstance(self.n_flips, bool)
+        if not number or not 1 <= self.n_flips <= (1e6 if most is None else most):
+            raise SettingError(
+                f"`n_flips` must be a number of at least 1, and not above `max_flips`; got {self.n_flips!r}. "
+                "1 is the plain sampler."
+            )
 
     @torch.no_grad()
     def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:
         """State at a copy of ``x0`` (C, *shape), with the deltas of all moves there in the cache."""
         require_discrete("gwg", energy.space)
-        if self.exact_deltas is True and not isinstance(energy, HasFlipDeltas):
-            raise CapabilityError(
-                f"`energy` must have `flip_deltas` for exact_deltas=True; got {type(energy).__name__}. "
-                "Use exact_deltas='auto' for gradient estimates."
-            )
+        require_exact_deltas(energy, self.exact_deltas)
         x, _ = start(energy, x0)
         energies, deltas, _ = self._evaluate(energy, SingleSite(energy.space), x)
-        return ChainState(x, energies, {"deltas": deltas}, torch.zeros((), dtype=torch.int64))
+        cache = {"deltas": deltas}
+        if self.n_flips != 1:
+            scale = torch.full(energies.shape, math.log(self.n_flips), dtype=torch.float32, device=x.device)
+            cache["log_scale"] = scale
+        return ChainState(x, energies, cache, torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def step(self, energy: Any, state: ChainState, *, generator: torch.Generator, beta: float | Tensor = 1.0,
@@ -72,6 +101,8 @@ class GibbsWithGradients(Kernel):
         """One proposal for each of C chains. A chain with every site clamped stays, with acceptance 0."""
         neighbourhood = SingleSite(energy.space)
         beta = beta_column(beta, state.energy)
+        if self.n_flips != 1:
+            return self._step_several(energy, neighbourhood, state, beta, generator, clamp)
         at_y: list[tuple[Tensor, Tensor, Tensor]] = []
 
         def deltas_at(y: Tensor) -> Tensor:
@@ -103,20 +134,123 @@ class GibbsWithGradients(Kernel):
         )
         return moved, info
 
+    def _step_several(self, energy: Any, neighbourhood: SingleSite, state: ChainState, beta: Tensor,
+                      generator: torch.Generator, clamp: Tensor | None) -> tuple[ChainState, StepInfo]:
+        """One proposal of several draws for each chain; how many does not depend on the state."""
+        x, scale = state.x, state.cache["log_scale"]
+        index = energy.space.to_index(x)
+        most = math.ceil(4 * self.n_flips) if self.max_flips is None else self.max_flips
+        n_draws = round_either_way(scale.exp(), generator=generator).clamp(1, most)
+        turn = torch.arange(most, device=x.device)
+        used = turn < n_draws[:, None]  # (C, T)
+
+        forward = wide_scores(neighbourhood, x, state.cache["deltas"], beta, self.balancing, clamp)
+        move, possible = draw_moves(forward, most, generator=generator)
+        width = forward.shape[1] // index.shape[1]  # moves of a site: 1 for two values, else K
+        site, slot = move // width, move % width
+        old = index.gather(1, site)
+        new = slot if width > 1 else 1 - old
+        first_turn = torch.full_like(index, most).scatter_reduce(
+            1, site, torch.where(used, turn, most), "amin")
+        first = used & (first_turn.gather(1, site) == turn)
+        y = energy.space.from_index(set_sites(index, site, new, first & possible[:, None]))
+
+        energy_y, deltas_y, broken = self._evaluate(energy, neighbourhood, y)
+        backward = wide_scores(neighbourhood, y, deltas_y, beta, self.balancing, clamp)
+        log_forward = _log_prob_of_draws(forward, width, site, slot, used, first)
+        log_backward = _log_prob_of_draws(backward, width, site, old if width > 1 else slot, used, first)
+        possible = possible & (log_forward > -torch.inf)
+
+        log_alpha = metropolis_log_alpha((energy_y - state.energy).double(), beta.double(), log_backward - log_forward)
+        log_alpha = log_alpha.masked_fill(~energy_y.isfinite(), -torch.inf)
+        log_alpha = log_alpha.clamp(max=0) + math.log1p(-self.laziness)
+        accepted, acceptance = metropolis_hastings(log_alpha, generator=generator)
+        accepted = accepted & possible
+        moved = ChainState(
+            x=select(accepted, y, x),
+            energy=select(accepted, energy_y, state.energy),
+            cache={"deltas": select(accepted, deltas_y, state.cache["deltas"]), "log_scale": scale},
+            step=state.step + 1,
+        )
+        info = StepInfo(
+            acceptance=torch.where(possible, acceptance, torch.zeros_like(acceptance)).to(state.energy.dtype),
+            accepted=accepted,
+            hamming=torch.where(accepted, first.sum(1), 0),
+            energy_calls=2.0 if self._uses_exact(energy) else 1.0,
+            gradient_calls=0.0 if self._uses_exact(energy) else 1.0,
+            non_finite=(broken & possible).sum(),
+        )
+        return moved, info
+
     def _uses_exact(self, energy: Any) -> bool:
-        return self.exact_deltas is not False and isinstance(energy, HasFlipDeltas)
+        return uses_exact_deltas(energy, self.exact_deltas)
 
     def _evaluate(self, energy: Any, neighbourhood: SingleSite, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Energies (C,), finite deltas (C, M), and chains (C,) that met NaN or −inf (not +inf: forbidden)."""
-        if self._uses_exact(energy):
-            energies, table = evaluate_energy(energy, x), energy.flip_deltas(x)
-        else:
-            energies, gradient = energy_and_gradient(energy, x)
-            table = energy.space.taylor_deltas(x, gradient)
-        energies, deltas = at_least_float32(energies), at_least_float32(neighbourhood.to_moves(table, x))
-        broken = torch.where(energies.isfinite(), deltas.isnan().any(dim=1), energies != torch.inf)
-        # Scores may be any function of the state: a NaN becomes "no opinion" and the acceptance still decides.
-        return energies, torch.nan_to_num(deltas, nan=0.0, posinf=_HUGE, neginf=-_HUGE).clamp(-_HUGE, _HUGE), broken
+        return evaluate_moves(energy, neighbourhood, x, self._uses_exact(energy))
+
+
+def check_informed_settings(balancing: str, exact_deltas: bool | str, laziness: float) -> None:
+    """Raise :class:`SettingError` for settings that no informed kernel takes."""
+    log_balancing(balancing)
+    if not (isinstance(exact_deltas, bool) or exact_deltas == "auto"):
+        raise SettingError(f"`exact_deltas` must be 'auto', True or False; got {exact_deltas!r}.")
+    if isinstance(laziness, bool) or not 0 <= laziness < 1:
+        raise SettingError(f"`laziness` must be at least 0 and below 1; got {laziness!r}.")
+
+
+def require_exact_deltas(energy: Any, exact_deltas: bool | str) -> None:
+    """Raise :class:`CapabilityError` when exact deltas are demanded of an energy that has none."""
+    if exact_deltas is True and not isinstance(energy, HasFlipDeltas):
+        raise CapabilityError(
+            f"`energy` must have `flip_deltas` for exact_deltas=True; got {type(energy).__name__}. "
+            "Use exact_deltas='auto' for gradient estimates."
+        )
+
+
+def uses_exact_deltas(energy: Any, exact_deltas: bool | str) -> bool:
+    """Whether a kernel with this setting reads ``flip_deltas`` and needs no gradient."""
+    return exact_deltas is not False and isinstance(energy, HasFlipDeltas)
+
+
+def evaluate_moves(energy: Any, neighbourhood: SingleSite, x: Tensor, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Energies (C,), finite deltas (C, M), and chains (C,) that met NaN or −inf (not +inf: forbidden)."""
+    if exact:
+        energies, table = evaluate_energy(energy, x), energy.flip_deltas(x)
+    else:
+        energies, gradient = energy_and_gradient(energy, x)
+        table = energy.space.taylor_deltas(x, gradient)
+    energies, deltas = at_least_float32(energies), at_least_float32(neighbourhood.to_moves(table, x))
+    broken = torch.where(energies.isfinite(), deltas.isnan().any(dim=1), energies != torch.inf)
+    # Scores may be any function of the state: a NaN becomes "no opinion" and the acceptance still decides.
+    return energies, finite_deltas(deltas), broken
+
+
+def finite_deltas(deltas: Tensor) -> Tensor:
+    """Energy changes as proposals take them: NaN is 0, and ±inf a number so large that it means never or always."""
+    return torch.nan_to_num(deltas, nan=0.0, posinf=_HUGE, neginf=-_HUGE).clamp(-_HUGE, _HUGE)
+
+
+def round_either_way(value: Tensor, *, generator: torch.Generator) -> Tensor:
+    """int64 of mean ``value``: rounded up with the probability of its fraction, else down."""
+    uniform = torch.rand(value.shape, generator=generator, device=value.device, dtype=value.dtype)
+    return (value + uniform).floor().long()
+
+
+def set_sites(index: Tensor, site: Tensor, value: Tensor, chosen: Tensor) -> Tensor:
+    """``index`` (C, N) with ``value`` (C, T) written at ``site`` (C, T) where ``chosen``; a chosen site comes once."""
+    spare = index.new_zeros(index.shape[0], 1)  # what is not chosen is written there and dropped
+    target = torch.where(chosen, site, index.shape[1])
+    return torch.cat([index, spare], dim=1).scatter(1, target, value)[:, :-1]
+
+
+def _log_prob_of_draws(scores: Tensor, width: int, site: Tensor, slot: Tensor, used: Tensor, first: Tensor) -> Tensor:
+    """(C,) Σ_used log q(site) + Σ_first log q(slot | site), from scores (C, N·width) and draws (C, T)."""
+    table = scores.unflatten(1, (-1, width))
+    of_site = table.logsumexp(-1)
+    site_share = of_site.log_softmax(-1).gather(1, site)
+    slot_share = scores.gather(1, site * width + slot) - of_site.gather(1, site)
+    zero = torch.zeros_like(site_share)
+    return (torch.where(used, site_share, zero) + torch.where(first, slot_share, zero)).sum(1)
 
 
 register(SamplerSpec(

@@ -15,7 +15,9 @@ from torch import Tensor
 from discrete_ebm.samplers.accept import metropolis_hastings, metropolis_log_alpha
 from discrete_ebm.samplers.balancing import log_balancing
 
-__all__ = ["Neighbourhood", "Proposal", "draw_move", "propose", "screen"]
+__all__ = ["Neighbourhood", "Proposal", "draw_move", "draw_moves", "propose", "screen", "wide_scores"]
+
+_LIMIT = 1e6  # nats: beyond it a weight means "always" or "never", and within it float64 still tells 1e-10 apart
 
 
 class Neighbourhood(ABC):
@@ -77,6 +79,36 @@ def draw_move(logits: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Te
     move = (work - noise).argmax(dim=-1)
     possible = work.gather(-1, move[:, None])[:, 0] > -torch.inf
     return move, possible
+
+
+def draw_moves(logits: Tensor, n: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """``n`` indices per row, independent, each with probability softmax(logits): ``(moves (C, n), any legal (C,))``.
+
+    By inversion of the running sum in float64 with a strict comparison, so that −inf is never drawn and one row of
+    M logits costs M + n log M. A running sum that a device rounds up over a weight of 0 must still be refused by the
+    caller, who sees log q = −inf there.
+    """
+    work = logits.double()
+    top = work.amax(dim=-1, keepdim=True)
+    possible = top > -torch.inf
+    cumulative = torch.where(possible, (work - top).exp(), torch.zeros_like(work)).cumsum(-1)
+    total = cumulative[:, -1:]
+    uniform = torch.rand((work.shape[0], n), generator=generator, device=work.device, dtype=work.dtype)
+    # u·total may round up to total; just below it stays inside the support
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target, right=True).clamp_max(work.shape[1] - 1), possible[:, 0]
+
+
+def wide_scores(
+    neighbourhood: Neighbourhood, x: Tensor, deltas: Tensor, beta: Tensor, balancing: str, clamp: Tensor | None
+) -> Tensor:
+    """(C, M) float64 scores within ±10⁶ nats, −inf = illegal: for proposals that add up many log probabilities.
+
+    Where moves are drawn one after the other, the likely ones are used up first and the rest is renormalised: their
+    scores must keep their digits although they are far below the largest (forbidden states stand at ∓10³⁰).
+    """
+    scores = neighbourhood.scores(x, deltas.double(), beta.double(), balancing, None, clamp)
+    return scores.clamp(-_LIMIT, _LIMIT).masked_fill(scores == -torch.inf, -torch.inf)
 
 
 def propose(
