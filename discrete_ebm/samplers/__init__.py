@@ -3,8 +3,10 @@
 from discrete_ebm.samplers import block_gibbs as _block_gibbs  # importing a kernel's file registers it
 from discrete_ebm.samplers import discrete_langevin as _discrete_langevin
 from discrete_ebm.samplers import dlmc as _dlmc
+from discrete_ebm.samplers import enumerated_gibbs as _enumerated_gibbs
 from discrete_ebm.samplers import gibbs as _gibbs
 from discrete_ebm.samplers import gwg as _gwg
+from discrete_ebm.samplers import hamming_ball as _hamming_ball
 from discrete_ebm.samplers import langevin as _langevin
 from discrete_ebm.samplers import locally_balanced as _locally_balanced
 from discrete_ebm.samplers import metropolis as _metropolis
@@ -22,8 +24,10 @@ DiscreteMALA = _discrete_langevin.DiscreteMALA
 DiscreteULA = _discrete_langevin.DiscreteULA
 DLMC = _dlmc.DLMC
 UnadjustedDLMC = _dlmc.UnadjustedDLMC
+EnumeratedGibbs = _enumerated_gibbs.EnumeratedGibbs
 Gibbs = _gibbs.Gibbs
 GibbsWithGradients = _gwg.GibbsWithGradients
+HammingBall = _hamming_ball.HammingBall
 Langevin = _langevin.Langevin
 LocallyBalanced = _locally_balanced.LocallyBalanced
 Metropolis = _metropolis.Metropolis
@@ -33,16 +37,17 @@ SwendsenWang = _swendsen_wang.SwendsenWang
 Wolff = _wolff.Wolff
 
 __all__ = [
+    "DLMC",
     "BlockGibbs",
     "ChainState",
     "Choice",
     "Chromatic",
     "DiscreteMALA",
     "DiscreteULA",
-    "DLMC",
-    "UnadjustedDLMC",
+    "EnumeratedGibbs",
     "Gibbs",
     "GibbsWithGradients",
+    "HammingBall",
     "Kernel",
     "Langevin",
     "LocallyBalanced",
@@ -53,6 +58,7 @@ __all__ = [
     "SamplerSpec",
     "StepInfo",
     "SwendsenWang",
+    "UnadjustedDLMC",
     "Wolff",
     "choose",
     "create",

@@ -109,7 +109,7 @@ class Chromatic(Kernel):
 
     Invariant law: exp(−βE); not reversible (the colours have an order). Cost: one closed-form conditional per site and
     one energy per sweep; without a closed form N·(K − 1) energy evaluations.
-    Source: Geman & Geman 1984; colouring: Gonzalez, Low, Gretton & Guestrin 2011, "Parallel Gibbs sampling", §3.
+    Source: Geman & Geman 1984; colouring: Gonzalez, Low, Gretton & Guestrin 2011, "Parallel Gibbs sampling".
     """
 
     @torch.no_grad()

@@ -42,7 +42,7 @@ class Metropolis(Kernel):
         laziness: probability of staying although a proposal would be accepted, in [0, 1). Without it a chain of bits on
             equal energies flips a site every time and alternates for ever between even and odd states.
     Invariant law: exp(−βE); reversible. Cost: one energy per step.
-    Source: Metropolis et al. 1953; several sites and the target 0.234: Sun, Dai & Schuurmans 2022, arXiv:2209.08183, §3
+    Source: Metropolis et al. 1953; several sites and the target 0.234: Sun, Dai & Schuurmans 2022, arXiv:2209.08183
         (there a fixed number of sites; here a random one, because a fixed even number never changes a parity of bits).
     """
 
