@@ -6,8 +6,6 @@ All checks of user input happen before the first step; the steps themselves neve
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +13,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from discrete_ebm import diagnostics
 from discrete_ebm.chain_inputs import (
     check_beta,
     check_clamp,
@@ -27,8 +24,9 @@ from discrete_ebm.chain_inputs import (
     starting_states,
     whole,
 )
+from discrete_ebm.diagnostics.chain_methods import ChainDiagnostics
 from discrete_ebm.energies.base import as_energy, evaluate_energy
-from discrete_ebm.errors import CapabilityError, NonFiniteEnergyError, SettingError, ShapeError, SpaceError
+from discrete_ebm.errors import NonFiniteEnergyError, SettingError, SpaceError
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo
 
 __all__ = ["Chains", "StepTotals", "advance", "raise_if_not_finite", "sample"]
@@ -37,8 +35,8 @@ _CHECK_EVERY = 50  # steps between looks at the device: a broken energy stops wi
 
 
 @dataclass(frozen=True, eq=False)
-class Chains:
-    """What :func:`sample` returns: S kept draws of C chains.
+class Chains(ChainDiagnostics):
+    """What :func:`sample` returns: S kept draws of C chains, with their diagnostics.
 
     Shapes: ``x`` (S, C, *shape) in the space's dtype; ``energy`` (S, C), nats at beta = 1; ``acceptance`` (C,) fraction
     of accepted steps after the burn-in; ``hamming`` (C,) mean number of sites changed per step after the burn-in.
@@ -67,50 +65,6 @@ class Chains:
     def acceptance_rate(self) -> float:
         """Fraction of steps that were accepted, over all chains, after the burn-in; 1 for rejection-free kernels."""
         return float(self.acceptance.mean())
-
-    def ess(self, of: str | Callable[[Tensor], Tensor] = "x") -> Tensor:
-        """Bulk effective sample size over all chains; see :func:`discrete_ebm.diagnostics.ess`.
-
-        Args:
-            of: "x": each site, shape (*shape); "energy": shape (); or a function of states (S*C, *shape) that returns
-                (S*C, ...) values. Many sites forgive what the energy does not show, and the reverse: look at both.
-        """
-        return diagnostics.ess(self._quantity(of))
-
-    def rhat(self, of: str | Callable[[Tensor], Tensor] = "x") -> Tensor:
-        """Rank-normalised split R-hat, arguments as :meth:`ess`; see :func:`discrete_ebm.diagnostics.rhat`."""
-        return diagnostics.rhat(self._quantity(of))
-
-    def to_arviz(self) -> Any:
-        """An ``arviz.InferenceData`` with posterior ``x`` (chain, draw, ...) and sample stats ``energy`` and ``lp``."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # arviz announces its refactoring on every import
-                import arviz
-        except ImportError as cause:
-            raise CapabilityError(
-                "`to_arviz` needs arviz. Install it with: pip install 'discrete-ebm[arviz]'."
-            ) from cause
-        energy = self.energy.T.cpu()
-        beta = self.beta.cpu()[:, None] if isinstance(self.beta, Tensor) else self.beta
-        return arviz.from_dict(
-            posterior={"x": self.x.transpose(0, 1).cpu().numpy()},
-            sample_stats={"energy": energy.numpy(), "lp": (-beta * energy).numpy()},
-        )
-
-    def _quantity(self, of: str | Callable[[Tensor], Tensor]) -> Tensor:
-        if callable(of):
-            values = of(self.x.flatten(0, 1))
-            if not isinstance(values, Tensor) or values.shape[:1] != (self.x.shape[0] * self.x.shape[1],):
-                got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                raise ShapeError(
-                    f"`of(states)` must return one row per state, ({self.x.shape[0] * self.x.shape[1]}, "
-                    f"...); got {got}. Keep the first dimension."
-                )
-            return values.unflatten(0, self.x.shape[:2])
-        if of not in ("x", "energy"):
-            raise SettingError(f"`of` must be 'x', 'energy' or a function of states; got {of!r}.")
-        return self.x if of == "x" else self.energy
 
 
 class StepTotals(NamedTuple):

@@ -408,14 +408,14 @@ def _chain_figures(chains: Any) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticWarning)
         sites = chains.ess().flatten()
-        defined = sites[~sites.isnan()]
+        moved = sites[sites > 0]
         return {
             "mean_energy": float(chains.energy.double().mean()),
             "acceptance_rate": chains.acceptance_rate,
             "ess_energy": float(chains.ess("energy")),
             "rhat_energy": float(chains.rhat("energy")),
-            "ess_worst_site": float(defined.min()) if len(defined) else math.nan,
-            "sites_that_never_changed": int(sites.isnan().sum()),
+            "ess_worst_site": float(moved.min()) if len(moved) else math.nan,
+            "sites_that_never_changed": int((sites == 0).sum()),
         }
 
 
