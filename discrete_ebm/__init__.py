@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from discrete_ebm import datasets, energies, errors, evaluate, objectives, samplers, spaces, testing
+    from discrete_ebm import adapters, datasets, energies, errors, evaluate, objectives, samplers, spaces, testing
     from discrete_ebm.chain_bank import ChainBank
     from discrete_ebm.chains import sample
     from discrete_ebm.energies.base import Energy, from_callable, from_log_prob
@@ -34,6 +34,7 @@ __all__ = [
     "Real",
     "Space",
     "Spin",
+    "adapters",
     "datasets",
     "energies",
     "errors",
@@ -48,7 +49,9 @@ __all__ = [
     "testing",
 ]
 
-_MODULES = frozenset({"datasets", "energies", "errors", "evaluate", "objectives", "samplers", "spaces", "testing"})
+_MODULES = frozenset(
+    {"adapters", "datasets", "energies", "errors", "evaluate", "objectives", "samplers", "spaces", "testing"}
+)
 
 _HOMES = {
     "Binary": "spaces",

@@ -21,8 +21,8 @@ LAYERS = [
     {"diagnostics", "chain_inputs", "chains", "chain_bank"},
     {"objectives"},
     {"guards", "checkpoint", "trainer", "datasets"},
-    {"evaluate", "plots"},
-    {"testing", "testing_checks", "testing_statistics", "testing_targets", "cli_support"},
+    {"evaluate", "plots", "adapters"},
+    {"testing", "testing_checks", "testing_statistics", "testing_targets", "cli_support", "docs_pages"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

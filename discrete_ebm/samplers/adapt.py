@@ -26,8 +26,11 @@ _DECAY = 0.6  # between 1/2 and 1, so that averaged iterates are as good as the 
 
 
 def is_tunable(kernel: Kernel, state: ChainState) -> bool:
-    """Whether this kernel, as it is set, has a scale that may be adapted."""
-    return LOG_SCALE in state.cache and getattr(kernel, "target_acceptance", None) is not None
+    """Whether this kernel, as it is set, has a scale that may be adapted.
+
+    A biased kernel has not: it accepts everything, so acceptance would drive its scale, and its bias, without end.
+    """
+    return kernel.exact and LOG_SCALE in state.cache and getattr(kernel, "target_acceptance", None) is not None
 
 
 def check_adapt(adapt: Any) -> bool | str:
