@@ -5,6 +5,7 @@ All checks of user input happen before the first step; the steps themselves neve
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from discrete_ebm.chain_inputs import (
+    automatic,
     check_beta,
     check_clamp,
     listed,
@@ -27,6 +29,8 @@ from discrete_ebm.chain_inputs import (
 from discrete_ebm.diagnostics.chain_methods import ChainDiagnostics
 from discrete_ebm.energies.base import as_energy, evaluate_energy
 from discrete_ebm.errors import NonFiniteEnergyError, SettingError, SpaceError
+from discrete_ebm.samplers.adapt import LOG_SCALE, check_adapt, make_adapter
+from discrete_ebm.samplers.auto import Choice
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo
 
 __all__ = ["Chains", "StepTotals", "advance", "raise_if_not_finite", "sample"]
@@ -41,7 +45,8 @@ class Chains(ChainDiagnostics):
     Shapes: ``x`` (S, C, *shape) in the space's dtype; ``energy`` (S, C), nats at beta = 1; ``acceptance`` (C,) fraction
     of accepted steps after the burn-in; ``hamming`` (C,) mean number of sites changed per step after the burn-in.
     ``state`` is where the kernel stands (give it back as ``x0`` to resume to the bit, with the same generator);
-    ``energy_calls`` and ``gradient_calls`` count evaluations per chain over all steps.
+    ``energy_calls`` and ``gradient_calls`` count evaluations per chain over all steps. ``choice`` says what
+    ``sampler="auto"`` picked and why; None where the sampler was named.
     """
 
     x: Tensor
@@ -55,6 +60,16 @@ class Chains(ChainDiagnostics):
     energy_calls: float
     gradient_calls: float
     seconds: float
+    choice: Choice | None = None
+
+    @property
+    def scale(self) -> Tensor | None:
+        """(C,) step size, radius or number of flips after the burn-in, in the kernel's units; None without one.
+
+        It was adapted in the burn-in and then held; it is saved and resumed with ``state``.
+        """
+        log_scale = self.state.cache.get(LOG_SCALE)
+        return None if log_scale is None else log_scale.exp()
 
     @property
     def last(self) -> Tensor:
@@ -138,13 +153,15 @@ def sample(
     clamp: Tensor | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
+    adapt: bool | str = True,
 ) -> Chains:
     """Draw from p(x) ∝ exp(−beta·E(x)) with C chains side by side.
 
     Args:
         energy: an Energy, or any callable with a ``space``. It is not modified, nor moved: with ``device`` elsewhere a
             copy is used.
-        sampler: a registered name with its default settings, or a kernel (``de.samplers.create(name, **settings)``).
+        sampler: a registered name with its default settings, a kernel (``de.samplers.create(name, **settings)``), or
+            "auto": what :func:`discrete_ebm.samplers.choose` picks; ``chains.choice`` says what that was and why.
         n_chains: C; 64, or as many as ``x0`` has.
         n_steps: all steps, the burn-in included.
         burn_in: first steps, not kept; a fifth of ``n_steps`` when None.
@@ -156,6 +173,9 @@ def sample(
         clamp: bool (*shape) or (C, *shape); True = the site keeps its value in ``x0``.
         device: None = where the energy's parameters are.
         progress: show a progress bar.
+        adapt: whether a kernel's scale moves towards its target acceptance in the burn-in (and only there): True or
+            "per-chain" = each chain's own, "shared" = one for all chains, False = stay at the kernel's setting. A
+            resumed ``ChainState`` keeps its scale unless a mode is named; many kernels have no scale.
     Returns:
         Chains: S draws of C chains, on the device.
     Raises:
@@ -165,7 +185,10 @@ def sample(
     """
     energy = as_energy(energy)
     space = energy.space
-    kernel = resolve_sampler(sampler, space)
+    check_adapt(adapt)
+    place = resolve_device(device, energy, seed, x0)
+    choice = automatic(sampler, energy, place)
+    kernel = resolve_sampler(sampler if choice is None else choice.create(), space)
     whole("n_steps", n_steps, 1)
     burn_in = n_steps // 5 if burn_in is None else whole("burn_in", burn_in, 0)
     if burn_in >= n_steps:
@@ -177,7 +200,6 @@ def sample(
         raise SettingError(
             f"`thin` must be at most n_steps - burn_in = {n_steps - burn_in} to keep a draw; got {thin}."
         )
-    place = resolve_device(device, energy, seed, x0)
     generator = make_generator(seed, place)
     energy = on_device(energy, place)
     start = starting_states(space, x0, n_chains, generator, place)
@@ -194,11 +216,16 @@ def sample(
     kept_x = torch.empty((n_kept, *state.x.shape), dtype=state.x.dtype, device=place)
     kept_energy = torch.empty((n_kept, state.x.shape[0]), dtype=state.energy.dtype, device=place)
     warm_up = totals
+    adapter = make_adapter(kernel, state, adapt, burn_in, resumed=isinstance(x0, ChainState))
+    if progress and choice is not None:
+        tqdm.write(f"sampler: {choice}", file=sys.stderr)
     bar = tqdm(total=n_steps, disable=not progress, desc="sampling", unit="step", leave=False)
     with bar, torch.no_grad():
         for done in range(1, n_steps + 1):
             state, info = kernel.step(energy, state, generator=generator, beta=beta, clamp=clamp)
             totals = totals.add(info)
+            if adapter is not None:
+                state = adapter.update(state, info)
             if done == burn_in:
                 warm_up = totals
             slot, rest = divmod(done - burn_in, thin)
@@ -223,6 +250,7 @@ def sample(
         energy_calls=totals.energy_calls,
         gradient_calls=totals.gradient_calls,
         seconds=time.perf_counter() - began,
+        choice=choice,
     )
 
 
@@ -233,13 +261,21 @@ def _resumed(kernel: Kernel, energy: Any, state: ChainState, start: Tensor) -> C
     stale = not _close(probe.energy, state.energy)
     same = probe.cache.keys() == state.cache.keys()
     # the same names can hold other numbers, e.g. gwg's exact deltas or its estimates
-    if not same or stale or not all(_close(part, state.cache[name]) for name, part in probe.cache.items()):
+    if not same or stale or not all(
+        _fits(part, state.cache[name]) if name in kernel.history else _close(part, state.cache[name])
+        for name, part in probe.cache.items()
+    ):
         raise SettingError(
             "`x0` must be a ChainState of the same kernel and energy to resume; got one "
             + ("whose energies are not this energy's. " if stale else "of another kernel. ")
             + "Pass its states alone, x0=chains.last."
         )
     return state
+
+
+def _fits(one: Tensor, many: Tensor) -> bool:
+    """Whether ``many`` (C, ...) could be what ``one`` (1, ...) has become: what the chain's past decides is its own."""
+    return one.shape[1:] == many.shape[1:] and one.dtype == many.dtype and bool((many == many).all())
 
 
 def _close(one: Tensor, many: Tensor) -> bool:
