@@ -37,7 +37,7 @@ class HammingBall(Kernel):
             form at u gives the whole ball.
     Invariant law: exp(−βE); a random scan is reversible, a raster sweep is not. Cost: ⌈N/b⌉ balls of energies, or
     ⌈N/b⌉·Σ_{j<m} C(b, j)(K−1)^j tables in closed form and one evaluation.
-    Source: Titsias & Yau 2017, "The Hamming Ball Sampler", arXiv:1504.08133.
+    Source: Titsias & Yau 2017, "The Hamming Ball Sampler".
     """
 
     block_size: int = 10
@@ -78,7 +78,7 @@ register(SamplerSpec(
     name="hamming-ball",
     build=HammingBall,
     summary="sweep of blocks, each drawn within a Hamming ball around an auxiliary point",
-    source="Titsias & Yau 2017, arXiv:1504.08133",
+    source="Titsias & Yau 2017",
     spaces=frozenset({"Binary", "Spin", "Categorical", "Ordinal", "Product"}),
     needs_gradient=False,
     exact=True,

@@ -188,10 +188,10 @@ class BlockDraw(NamedTuple):
         worth = closed_form is True or len(rows.offsets) >= 4 * len(rows.parents)
         if closed_form is False or not (conditionals or (isinstance(energy, HasFlipDeltas) and worth)):
             return None
-        tables = [self._one_site_weights(self._states(part), conditionals)
-                  for part in self._parts(values[:, rows.parents])]
         n_chains, size, k = self.bath.n_chains, values.shape[2], self.bath.space.k_max
-        table = torch.cat([part.reshape(n_chains, -1, size, k) for part in tables], dim=1).flatten(1)
+        tables = [self._one_site_weights(self._states(part), conditionals).reshape(*part.shape, k)
+                  for part in self._parts(values[:, rows.parents])]
+        table = torch.cat(tables, dim=1).flatten(1)
         place = (rows.slot * size + rows.last) * k  # (T,)
         new = values.gather(2, rows.last[None, :, None].expand(n_chains, -1, 1))[..., 0]
         old = values[:, 0][:, rows.last]
