@@ -7,7 +7,7 @@ with an edge inside would be sampled from the wrong law without any sign of it, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +24,7 @@ from discrete_ebm.energies.pairwise import colour_classes as greedy_classes
 from discrete_ebm.errors import CapabilityError, SpaceError
 from discrete_ebm.samplers.accept import metropolis_hastings, select
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
+from discrete_ebm.samplers.fast import check_implementation, fused_step, require_fused
 from discrete_ebm.samplers.heat_bath import HeatBath
 from discrete_ebm.samplers.registry import SamplerSpec, register
 from discrete_ebm.samplers.single_site import (
@@ -34,6 +35,7 @@ from discrete_ebm.samplers.single_site import (
     site_tables,
     start,
 )
+from discrete_ebm.samplers.sweeps import check_sweeps, repeated
 
 __all__ = ["BlockGibbs", "Chromatic", "HasLatents", "colour_classes"]
 
@@ -73,10 +75,24 @@ class BlockGibbs(Kernel):
     min(1, exp(c(x) − c(x′))), c(x) = Σ_j log(1 + e^{β a_j(x)}) − β log(1 + e^{a_j(x)}), where a_j are the hidden log
     odds, which makes it exact at every β (at β = 1 everything is accepted).
 
+    Args:
+        sweeps: sweeps in one step; states are packed and unpacked once a step, so many make compiled code faster.
+        implementation: "auto" sweeps Ising and Potts models on the CPU by compiled code (numba needed; 64 chains in a
+            word where coupling and field are the same all over a chessboard), "reference" never does, "fused" refuses
+            what compiled code cannot do.
     Invariant law: exp(−βE). Cost: one closed-form conditional per site and one energy per sweep; without a closed form
     N·(K − 1) energy evaluations.
     Source: Geman & Geman 1984; hidden units: Hinton 2002, "Training products of experts".
     """
+
+    sweeps: int = 1
+    implementation: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_sweeps(self.sweeps)
+        check_implementation(self.implementation)
+
+    caches_x: ClassVar[bool] = False
 
     @torch.no_grad()
     def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:
@@ -84,17 +100,19 @@ class BlockGibbs(Kernel):
         require_discrete("block-gibbs", energy.space)
         if not _has_latents(energy):
             colour_classes(energy, x0.device)
+        require_fused(self.implementation, energy, x0)
         x, energies = start(energy, x0)
         return ChainState(x, energies, {}, torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def step(self, energy: Any, state: ChainState, *, generator: torch.Generator, beta: float | Tensor = 1.0,
              clamp: Tensor | None = None) -> tuple[ChainState, StepInfo]:
-        """One sweep of all C chains."""
+        """``sweeps`` sweeps of all C chains."""
+        free = free_sites(energy.space, clamp, state.x.shape[0])
         if _has_latents(energy):
-            free = free_sites(energy.space, clamp, state.x.shape[0])
-            return _through_hidden(energy, state, beta_column(beta, state.energy), free, generator)
-        return _by_colours(HeatBath(energy, state, beta, clamp), generator)
+            column = beta_column(beta, state.energy)
+            return repeated(lambda at: _through_hidden(energy, at, column, free, generator), state, self.sweeps)
+        return _colour_sweeps(self, energy, state, generator, beta, clamp, free)
 
 
 @dataclass(frozen=True)
@@ -107,10 +125,24 @@ class Chromatic(Kernel):
     An energy without edges is refused, and hidden units are never used: every draw is from a conditional of the target
     itself at β.
 
+    Args:
+        sweeps: sweeps in one step; states are packed and unpacked once a step, so many make compiled code faster.
+        implementation: "auto" sweeps Ising and Potts models on the CPU by compiled code (numba needed; 64 chains in a
+            word where coupling and field are the same all over a chessboard), "reference" never does, "fused" refuses
+            what compiled code cannot do.
     Invariant law: exp(−βE); not reversible (the colours have an order). Cost: one closed-form conditional per site and
     one energy per sweep; without a closed form N·(K − 1) energy evaluations.
     Source: Geman & Geman 1984; colouring: Gonzalez, Low, Gretton & Guestrin 2011, "Parallel Gibbs sampling".
     """
+
+    sweeps: int = 1
+    implementation: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_sweeps(self.sweeps)
+        check_implementation(self.implementation)
+
+    caches_x: ClassVar[bool] = False
 
     @torch.no_grad()
     def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:
@@ -126,14 +158,26 @@ class Chromatic(Kernel):
                 "Use sampler='gibbs', which needs nothing, or 'block-gibbs' for an RBM."
             )
         colour_classes(energy, x0.device)
+        require_fused(self.implementation, energy, x0)
         x, energies = start(energy, x0)
         return ChainState(x, energies, {}, torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def step(self, energy: Any, state: ChainState, *, generator: torch.Generator, beta: float | Tensor = 1.0,
              clamp: Tensor | None = None) -> tuple[ChainState, StepInfo]:
-        """One sweep of all C chains."""
-        return _by_colours(HeatBath(energy, state, beta, clamp), generator)
+        """``sweeps`` sweeps of all C chains."""
+        free = free_sites(energy.space, clamp, state.x.shape[0])
+        return _colour_sweeps(self, energy, state, generator, beta, clamp, free)
+
+
+def _colour_sweeps(kernel: BlockGibbs | Chromatic, energy: Any, state: ChainState, generator: torch.Generator,
+                   beta: float | Tensor, clamp: Tensor | None, free: Tensor | None) -> tuple[ChainState, StepInfo]:
+    """The step of both kernels: by compiled code where there is some, else block by block."""
+    fused = fused_step(energy, state, generator=generator, beta=beta, free=free, sweeps=kernel.sweeps,
+                       blocks=lambda: colour_classes(energy), implementation=kernel.implementation)
+    if fused is not None:
+        return fused
+    return repeated(lambda at: _by_colours(HeatBath(energy, at, beta, clamp), generator), state, kernel.sweeps)
 
 
 def colour_classes(energy: Any, device: torch.device | str = "cpu") -> list[Tensor]:
