@@ -4,6 +4,8 @@ from discrete_ebm.samplers import block_gibbs as _block_gibbs  # importing a ker
 from discrete_ebm.samplers import discrete_langevin as _discrete_langevin
 from discrete_ebm.samplers import dlmc as _dlmc
 from discrete_ebm.samplers import enumerated_gibbs as _enumerated_gibbs
+from discrete_ebm.samplers import any_scale as _any_scale
+from discrete_ebm.samplers import cyclical as _cyclical
 from discrete_ebm.samplers import gibbs as _gibbs
 from discrete_ebm.samplers import gwg as _gwg
 from discrete_ebm.samplers import hamming_ball as _hamming_ball
@@ -25,6 +27,8 @@ DiscreteULA = _discrete_langevin.DiscreteULA
 DLMC = _dlmc.DLMC
 UnadjustedDLMC = _dlmc.UnadjustedDLMC
 EnumeratedGibbs = _enumerated_gibbs.EnumeratedGibbs
+AnyScale = _any_scale.AnyScale
+AutomaticCyclical = _cyclical.AutomaticCyclical
 Gibbs = _gibbs.Gibbs
 GibbsWithGradients = _gwg.GibbsWithGradients
 HammingBall = _hamming_ball.HammingBall
@@ -45,6 +49,8 @@ __all__ = [
     "DiscreteMALA",
     "DiscreteULA",
     "EnumeratedGibbs",
+    "AnyScale",
+    "AutomaticCyclical",
     "Gibbs",
     "GibbsWithGradients",
     "HammingBall",

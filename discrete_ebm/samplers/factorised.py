@@ -36,6 +36,7 @@ __all__ = [
     "power_weights",
     "site_deltas",
     "site_distance",
+    "site_values",
     "start_with_deltas",
     "uses_exact",
 ]
@@ -122,6 +123,20 @@ def _metric(space: Any, device: torch.device, dtype: torch.dtype) -> tuple[str, 
     return kind, levels.to(device, dtype), ordered[:, None].to(device)
 
 
+@lru_cache(maxsize=64)
+def site_values(space: Any, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    """((N, K) encoding of each value where that is a number, (N, K) zeros where it is one-hot; which of the two).
+
+    Padding repeats the last legal value. Not for :class:`Product`, whose members may differ.
+    """
+    state_values = site_tables(space, device)[0]
+    encoded = space.encode_as(state_values.reshape(-1, *space.shape), dtype)
+    one_hot = encoded.dim() > 1 + len(space.shape)
+    if one_hot:
+        return torch.zeros(space.n_sites, space.k_max, dtype=dtype, device=device), True
+    return encoded.reshape(space.k_max, space.n_sites).t().contiguous(), False
+
+
 def site_distance(space: Any, index: Tensor, dtype: torch.dtype) -> Tensor:
     """(C, N, K) squared distance of every site value from the current one, for states in index form (C, N).
 
@@ -169,8 +184,8 @@ def log_prob_sites(weights: Tensor, index: Tensor) -> Tensor:
 
 
 def factorised_step(energy: Any, state: ChainState, weights: Weights, *, exact: bool, adjusted: bool,
-                    generator: torch.Generator, beta: float | Tensor,
-                    clamp: Tensor | None) -> tuple[ChainState, StepInfo]:
+                    generator: torch.Generator, beta: float | Tensor, clamp: Tensor | None,
+                    log_extra: Weights | None = None) -> tuple[ChainState, StepInfo]:
     """One step of C chains by independent site proposals; reads and renews ``cache["deltas"]`` and keeps the rest.
 
     Args:
@@ -179,6 +194,8 @@ def factorised_step(energy: Any, state: ChainState, weights: Weights, *, exact: 
             here.
         exact: whether the table is ``flip_deltas`` (else first-order from a gradient).
         adjusted: accept by Metropolis–Hastings, which keeps exp(−βE); else every proposal of finite energy is taken.
+        log_extra: ``log_extra(index, proposed) -> (C,)`` more of log q(x|y) − log q(y|x), where the weights depend on
+            an auxiliary draw made at x.
     Cost: one energy and one gradient (or one ``flip_deltas``).
     """
     space, x = energy.space, state.x
@@ -192,6 +209,8 @@ def factorised_step(energy: Any, state: ChainState, weights: Weights, *, exact: 
     if adjusted:
         backward = mask_sites(space, weights(proposed, found.deltas), proposed, free)
         log_q_ratio = (log_prob_sites(backward, index) - log_prob_sites(forward, proposed)).sum(dim=1)
+        if log_extra is not None:
+            log_q_ratio = log_q_ratio + log_extra(index, proposed)
         log_alpha = metropolis_log_alpha(found.energy - state.energy, column, log_q_ratio)
         log_alpha = log_alpha.masked_fill(~found.energy.isfinite(), -torch.inf)
         accepted, acceptance = metropolis_hastings(log_alpha, generator=generator)

@@ -171,7 +171,7 @@ MUTANTS: dict[str, Callable[[], Any]] = {
     "reverse scored with the table of x": _stale,
     "hastings term dropped": lambda: mock.patch.object(
         factorised, "metropolis_log_alpha", lambda delta, beta, ratio: -beta * delta),
-    "unbalanced rates": lambda: mock.patch.object(dlmc, "log_balancing", lambda name: lambda log_t: log_t),
+    "unbalanced rates": lambda: mock.patch.object(dlmc, "log_balancing", return_value=lambda log_t: log_t),
     "beta ignored in the rates": lambda: mock.patch.object(
         dlmc, "beta_column", lambda beta, energy: torch.ones_like(energy)),
     "padding counted in the stationary law": lambda: _weights_with(
