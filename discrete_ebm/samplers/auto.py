@@ -154,7 +154,7 @@ def _not_differentiable(energy: Any, device: torch.device) -> str:
     except CapabilityError:
         return "its result does not depend on the encoding through autograd"
     except (RuntimeError, TypeError, ValueError) as cause:  # e.g. numpy() of a tensor that requires grad
-        return f"its gradient fails: {str(cause).splitlines()[0][:80]}"
+        return f"its gradient fails: {str(cause).split('. ')[0].splitlines()[0][:80]}"
     zero: list[bool] = []
 
     def look(part: Tensor) -> Tensor:
