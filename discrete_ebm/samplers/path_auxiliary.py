@@ -176,21 +176,14 @@ class PathAuxiliary(Kernel):
 
     def _at_once(self, energy: Any, state: ChainState, length: Tensor, most: int, beta: Tensor,
                  generator: torch.Generator, clamp: Tensor | None) -> _Path:
-        """Fast and without replacement: the largest perturbed sites in their order, each with its largest value.
-
-        Of independent Gumbel-perturbed scores, the ordered largest are a draw without replacement, one after the
-        other (Yellott 1977; Kool, van Hoof & Welling 2019, arXiv:1903.06059).
-        """
+        """Fast and without replacement: one draw of all sites and values, one look at the end."""
         neighbourhood, space = SingleSite(energy.space), energy.space
         index = space.to_index(state.x)
         width = state.cache["deltas"].shape[1] // space.n_sites  # moves of a site: 1 for two values, else K
         forward = wide_scores(neighbourhood, state.x, state.cache["deltas"], beta, self.balancing, clamp)
-        noise = torch.empty_like(forward).exponential_(generator=generator).log()
-        key, slot = (forward - noise).unflatten(1, (-1, width)).max(dim=-1)  # (C, N)
-        site = key.topk(most, dim=1).indices  # (C, T), the first site of the path first
-        slot, old = slot.gather(1, site), index.gather(1, site)
-        # clamped sites have the key −inf and come last
-        used = (torch.arange(most, device=site.device) < length[:, None]) & (key.gather(1, site) > -torch.inf)
+        site, slot, legal = _draw_in_order(forward, width, most, generator=generator)
+        old = index.gather(1, site)
+        used = legal & (torch.arange(most, device=site.device) < length[:, None])
         new = slot if width > 1 else 1 - old
         y = space.from_index(set_sites(index, site, new, used))
         energy_y, deltas_y, broken = self._evaluate(energy, neighbourhood, y)
@@ -268,6 +261,19 @@ def _log_prob_of(scores: Tensor, move: Tensor, used: Tensor) -> Tensor:
     """(C,) log q(move) where ``used``, else 0."""
     log_q = scores.log_softmax(-1).gather(1, move[:, None])[:, 0]
     return torch.where(used, log_q, torch.zeros_like(log_q))
+
+
+def _draw_in_order(scores: Tensor, width: int, n: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """``n`` different sites a chain, one after the other, and a move for each: ``(site, slot, legal)``, each (C, n).
+
+    Of Gumbel-perturbed scores (C, N·width), the ordered largest are draws without replacement (Yellott 1977; Kool, van
+    Hoof & Welling 2019, arXiv:1903.06059); the largest of a site's is perturbed like their logsumexp, and which one it
+    is does not depend on its value. Sites without a legal move come last.
+    """
+    noise = torch.empty_like(scores).exponential_(generator=generator).log()
+    key, slot = (scores - noise).unflatten(1, (-1, width)).max(dim=-1)  # (C, N)
+    largest, site = key.topk(n, dim=1)
+    return site, slot.gather(1, site), largest > -torch.inf
 
 
 def _log_prob_in_order(scores: Tensor, width: int, site: Tensor, slot: Tensor, used: Tensor) -> Tensor:
