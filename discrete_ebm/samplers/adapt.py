@@ -8,7 +8,7 @@ chain of the kernel's law, so nothing here runs after the burn-in: what is kept 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from discrete_ebm.errors import SettingError
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo
 
-__all__ = ["ADAPT_MODES", "LOG_SCALE", "ScaleAdapter", "check_adapt", "is_tunable", "make_adapter"]
+__all__ = ["ADAPT_MODES", "LOG_SCALE", "Adapter", "ScaleAdapter", "check_adapt", "is_tunable", "make_adapter"]
 
 LOG_SCALE = "log_scale"
 ADAPT_MODES = (True, False, "per-chain", "shared")
@@ -40,24 +40,36 @@ def check_adapt(adapt: Any) -> bool | str:
     raise SettingError(f"`adapt` must be True, False, 'per-chain' or 'shared'; got {adapt!r}. Leave it out for True.")
 
 
+class Adapter(Protocol):
+    """What moves a kernel's settings in the burn-in; afterwards ``update`` returns the state as it is."""
+
+    def update(self, state: ChainState, info: StepInfo) -> ChainState:
+        """The state after one step of the burn-in, adapted. No host sync."""
+
+
 def make_adapter(kernel: Kernel, state: ChainState, adapt: bool | str, burn_in: int, *,
-                 resumed: bool) -> ScaleAdapter | None:
+                 resumed: bool) -> Adapter | None:
     """The adapter of one run, or None where nothing is adapted.
 
-    ``True`` tunes what can be tuned, each chain by itself, and leaves a resumed state's scale as it was saved; a mode
-    by name tunes that too, and is refused where there is nothing to tune.
+    A kernel with more to adapt than one scale (a ladder of temperatures) brings its own: ``kernel.adapter(state,
+    n_steps, shared=...)``. ``True`` tunes what can be tuned, each chain by itself, and leaves a resumed state's scale as
+    it was saved; a mode by name tunes that too, and is refused where there is nothing to tune.
 
     Raises:
         SettingError: a mode asked for by name, for a kernel without a scale or a run without a burn-in.
     """
-    if adapt is False or (adapt is True and (resumed or burn_in == 0 or not is_tunable(kernel, state))):
+    own = getattr(kernel, "adapter", None)
+    able = own is not None or is_tunable(kernel, state)
+    if adapt is False or (adapt is True and (resumed or burn_in == 0 or not able)):
         return None
-    if not is_tunable(kernel, state):
+    if not able:
         raise SettingError(f"`adapt` must be left out for a kernel without a scale; got adapt={adapt!r} with {kernel}. "
                            "Its acceptance cannot be tuned.")
     if burn_in == 0:
         raise SettingError(f"`adapt` must have a burn-in to adapt in; got adapt={adapt!r} with burn_in=0. "
                            "Set burn_in, or adapt=False.")
+    if own is not None:
+        return own(state, burn_in, shared=adapt == "shared")
     return ScaleAdapter(kernel, burn_in, shared=adapt == "shared")
 
 

@@ -78,7 +78,9 @@ def choose(energy: Any, *, device: torch.device | str | None = None) -> Choice:
     if space.name == "Molecular":
         return _pick(space, ("molecular",), "the space is of molecules, which have moves of their own")
     if isinstance(space, Product) and not space.is_discrete:
-        return _pick(space, ("alternate",), "the space has discrete and real members, each with its own kernel")
+        real = {name: "langevin" for name, member in space.spaces.items() if not member.is_discrete}
+        return _pick(space, ("alternate",), "the space has discrete and real members, each with its own kernel; that of "
+                     "the reals is biased by its step size", kernels=real)
     if not space.is_discrete:
         return _pick(space, ("langevin",), "the space is real and the energy has a gradient; it is biased by its step "
                      "size (exact is False): halve it and see what changes")
@@ -116,13 +118,13 @@ def choose(energy: Any, *, device: torch.device | str | None = None) -> Choice:
                  f"of Gibbs would need {sweep} evaluations")
 
 
-def _pick(space: Any, names: tuple[str, ...], reason: str) -> Choice:
+def _pick(space: Any, names: tuple[str, ...], reason: str, **settings: Any) -> Choice:
     """The first of ``names`` that is registered for ``space``."""
     kinds = {space.name} | {base.__name__ for base in type(space).__mro__}
     known = set(registry.names())
     for name in names:
         if name in known and registry.spec(name).spaces & kinds:
-            return Choice(name, {}, reason)
+            return Choice(name, settings, reason)
     raise _nothing(space)
 
 

@@ -247,6 +247,28 @@ def test_kernels_without_a_scale_are_left_alone() -> None:
     assert chains.scale is None
 
 
+def test_a_kernel_may_bring_an_adapter_of_its_own() -> None:
+    class Counting:
+        updates = 0
+
+        def update(self, state: ChainState, info: StepInfo) -> ChainState:
+            self.updates += 1
+            return state
+
+    made = []
+
+    class Own(Flips):
+        def adapter(self, state: ChainState, n_steps: int, *, shared: bool) -> Counting:
+            made.append((n_steps, shared, Counting()))
+            return made[-1][2]
+
+    de.sample(LATTICE, Own(), n_chains=2, n_steps=20, burn_in=5, seed=0, adapt="shared")
+    assert made[0][:2] == (5, True)
+    assert made[0][2].updates >= 5
+    de.sample(LATTICE, Own(), n_chains=2, n_steps=20, burn_in=5, seed=0, adapt=False)
+    assert len(made) == 1
+
+
 def test_a_biased_kernel_keeps_its_scale() -> None:
     """It accepts everything: adapted, its step would grow to the bound and its bias with it."""
     chains = de.sample(LATTICE, UnadjustedFlips(0.2), n_chains=2, n_steps=20, seed=0)
