@@ -61,7 +61,7 @@ class GibbsWithGradients(Kernel):
     balancing: Zanella 2020, arXiv:1711.07424.
     """
 
-    target_acceptance: ClassVar[float] = 0.574  # Sun et al. 2022, arXiv:2209.08183
+    target_acceptance: ClassVar[float] = 0.574  # Sun, Dai & Schuurmans 2022, for locally balanced proposals
     scale_bounds: ClassVar[tuple[float, float]] = (1.0, 64.0)
 
     balancing: str = "sqrt"

@@ -39,7 +39,7 @@ class LocallyBalanced(Kernel):
             energies alternates for ever between even and odd states. 0 is the paper's kernel.
     Invariant law: exp(−βE); reversible. Cost: one energy and one ``flip_deltas`` per step; without a closed form
     1 + Σ_i (k_i − 1) energies.
-    Source: Zanella 2020, arXiv:1711.07424, eqs. 1 to 4 and section 3; with g = min(1, t) and max(1, t) as there.
+    Source: Zanella 2020, arXiv:1711.07424 (locally balanced pointwise informed proposals).
     """
 
     balancing: str = "sqrt"
@@ -153,4 +153,6 @@ register(SamplerSpec(
     needs_gradient=False,
     exact=True,
     reversible=True,
+    use_when="The energy has no gradient, or has exact flip deltas: the reference that gradient estimates are measured "
+             "against. Without closed forms every neighbour is evaluated, so keep the number of sites small.",
 ))

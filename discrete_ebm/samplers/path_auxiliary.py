@@ -75,9 +75,9 @@ class PathAuxiliary(Kernel):
             energies from alternating for ever. 0 is the papers'.
     Invariant law: exp(−βE), whatever the quality of the deltas; reversible. Cost: one energy and one gradient (or one
     ``flip_deltas``) per step when fast, else ``max_length`` of them.
-    Source: Sun, Dai, Xia & Ramamurthy 2022, "Path Auxiliary Proposal for MCMC in Discrete Space", ICLR 2022, Algorithms
-    1 (PAS) and 2 (PAFS); without replacement and target acceptance 0.574: Sun, Dai & Schuurmans 2022,
-    arXiv:2209.08183; g: Zanella 2020, arXiv:1711.07424.
+    Source: Sun, Dai, Xia & Ramamurthy, "Path Auxiliary Proposal for MCMC in Discrete Space", ICLR 2022 (PAS and its
+    fast version, PAFS); without replacement and target acceptance 0.574: Sun, Dai & Schuurmans 2022, "Optimal Scaling
+    for Locally Balanced Proposals in Discrete Spaces"; g: Zanella 2020, arXiv:1711.07424.
     """
 
     target_acceptance: ClassVar[float] = 0.574
@@ -295,9 +295,11 @@ register(SamplerSpec(
     name="pas",
     build=PathAuxiliary,
     summary="a path of informed single-site changes, accepted as a whole",
-    source="Sun et al. 2022, ICLR; arXiv:2209.08183",
+    source="Sun et al., ICLR 2022; Sun, Dai & Schuurmans 2022",
     spaces=frozenset({"Binary", "Spin", "Categorical", "Ordinal", "Product"}),
     needs_gradient=True,
     exact=True,
     reversible=True,
+    use_when="Many sites change for the price of one look around: large discrete models and combinatorial "
+             "optimisation. Let the burn-in find the length; gwg is safer where one site changes the slope of all.",
 ))
