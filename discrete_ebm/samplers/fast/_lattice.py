@@ -5,7 +5,7 @@ added by bit-sliced adders into indicators of n = 0..4 neighbours up. The spin t
 uniform u falls below q_n = σ(−2β|J(2n − d) + h|), d the number of neighbours. u < q is decided for all lanes bit by bit
 from the top: while the random bits equal those of q nothing is known; the first that differs decides. Every lane has
 its own random bits, half of the undecided lanes are decided by each word, and the loop goes on until none is left or q,
-a float64 with finitely many bits, has no more of them: the comparison is exact for the float64 q, no bit is rounded off.
+a float64 with finitely many bits, has no more of them: the comparison is exact for the float64 q, no bit is rounded.
 
 The first FAST words come from vectors of xoshiro256++; lanes that these leave open (2^-FAST of them) are finished by
 hashed counters. So the numbers that a chain uses depend on its place in the batch and on nothing else of the batch.

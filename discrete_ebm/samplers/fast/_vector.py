@@ -14,9 +14,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-__all__ = ["LANES", "any_bit", "broadcast", "load", "rotate", "shift_left", "store"]
+__all__ = ["FLOATS", "LANES", "add_products", "any_bit", "broadcast", "load", "rotate", "shift_left", "store"]
 
 LANES = 8
+FLOATS = 16
 
 
 class WordVector(types.Type):
@@ -138,3 +139,53 @@ def _type_invert(context: Any) -> Any:
 @lower_builtin(operator.invert, WordVector)
 def _lower_invert(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.not_(values[0])
+
+
+@intrinsic
+def add_products(typing: Any, total: Any, at: Any, field: Any, spins: Any, indices: Any, weights: Any, first: Any,
+                 last: Any) -> Any:
+    """total[at : at + 16] = field + Σ_e weights[e] · spins[indices[e], at : at + 16] over entries ``first`` to ``last``.
+
+    The sum stays in a register. ``total`` (L,), ``field`` and ``weights`` float32, ``spins`` (N, L) int8 contiguous.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        arrays = [context.make_array(kind)(context, builder, value) for kind, value in
+                  zip(signature.args, values, strict=True) if isinstance(kind, types.Array)]
+        out, states, columns, factors = arrays
+        at_value, start, stop = values[1], values[6], values[7]
+        single, word = ir.FloatType(), ir.IntType(64)
+        kind = ir.VectorType(single, FLOATS)
+
+        def spread(value: Any) -> Any:
+            blank = ir.Constant(kind, ir.Undefined)
+            zeros = ir.Constant(ir.VectorType(ir.IntType(32), FLOATS), [0] * FLOATS)
+            return builder.shuffle_vector(builder.insert_element(blank, value, ir.IntType(32)(0)), blank, zeros)
+
+        width = builder.extract_value(states.strides, 0)
+        before = builder.block
+        head, body, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
+        field_vector = spread(values[2])
+        builder.branch(head)
+        builder.position_at_end(head)
+        entry, running = builder.phi(word), builder.phi(kind)
+        entry.add_incoming(start, before)
+        running.add_incoming(field_vector, before)
+        builder.cbranch(builder.icmp_signed("<", entry, stop), body, after)
+        builder.position_at_end(body)
+        column = builder.sext(builder.load(builder.gep(columns.data, [entry])), word)
+        place = builder.gep(states.data, [builder.add(builder.mul(column, width), at_value)])
+        eight = builder.load(builder.bitcast(place, ir.VectorType(ir.IntType(8), FLOATS).as_pointer()))
+        eight.align = 1
+        spin = builder.sitofp(eight, kind)
+        more = builder.fadd(running, builder.fmul(spread(builder.load(builder.gep(factors.data, [entry]))), spin))
+        entry.add_incoming(builder.add(entry, word(1)), body)
+        running.add_incoming(more, body)
+        builder.branch(head)
+        builder.position_at_end(after)
+        done = builder.store(running, builder.bitcast(builder.gep(out.data, [at_value]), kind.as_pointer()))
+        done.align = 4
+        return context.get_dummy_value()
+
+    signature = types.void(total, types.intp, types.float32, spins, indices, weights, types.intp, types.intp)
+    return signature, generate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def pairwise_sweeps(plan: Plan, old: Any, new: Any, betas: Any, fixed: Any, orde
     betas = np.ascontiguousarray(np.broadcast_to(betas, n_chains))
     energies, hamming = np.zeros(n_chains), np.zeros(n_chains, np.int64)
     keep = np.zeros((1, 1), np.int8) if fixed is None else fixed.view(np.int8)
-    one: Callable[..., None] = {"potts": _potts, "ising": _sparse if plan.matrix is None else _dense}[plan.kind]
+    one: Any = {"potts": _potts, "ising": _sparse if plan.matrix is None else _dense}[plan.kind]
     prepared = _potts_tables(plan, betas) if plan.kind == "potts" else ()
 
     def job(number: int) -> None:
@@ -48,17 +47,33 @@ def pairwise_sweeps(plan: Plan, old: Any, new: Any, betas: Any, fixed: Any, orde
 
 def _sparse(plan: Plan, old: Any, new: Any, betas: Any, keep: Any, clamped: bool, order: Any, n_sweeps: int, seeds: Any,
             first: int, low: int, energies: Any) -> None:
-    spins = np.empty(old.T.shape, np.int8)
-    compiled.to_sites(old, np.int8(-1), spins)
-    if clamped:
-        by_site = np.empty_like(spins)
-        compiled.to_sites(keep, np.int8(0), by_site)
-        keep = by_site
+    n_chains, n_sites = old.shape
     scale = (2 * betas).astype(plan.weights.dtype)
-    compiled.sparse_sweep(spins, plan.indptr, plan.indices, plan.weights, plan.field, scale, keep, clamped, order,
+    signs = old if low < 0 else (2 * old - 1).astype(np.int8)
+    if n_chains == 1:  # both orders are the same
+        spins, by_site = signs.reshape(n_sites, 1).copy(), keep.reshape(-1, 1)
+    else:
+        octets = -(-n_chains // 8) if n_chains <= 8 else 2 * -(-n_chains // 16)  # whole vectors; more lanes are no cost
+        words = np.zeros((n_sites, octets), np.uint64)
+        compiled.to_sites(signs, words)
+        spins = words.view(np.int8)
+        by_site = keep
+        if clamped:
+            kept = np.zeros_like(words)
+            compiled.to_sites(keep, kept)
+            by_site = kept.view(np.int8)
+        scale = np.pad(scale, (0, spins.shape[1] - n_chains))
+    compiled.sparse_sweep(spins, plan.indptr, plan.indices, plan.weights, plan.field, scale, by_site, clamped, order,
                           seeds[0], seeds[1], first, n_sweeps)
-    compiled.from_sites(spins, np.int8(low), new)
-    compiled.sparse_energy(spins, plan.indptr, plan.indices, plan.weights, plan.field, energies)
+    lanes = np.zeros(len(scale))
+    compiled.sparse_energy(spins, plan.indptr, plan.indices, plan.weights, plan.field, lanes)
+    energies += lanes[:n_chains]
+    if n_chains == 1:
+        new[0] = spins[:, 0]
+    else:
+        compiled.from_sites(words, new)
+    if low == 0:
+        np.greater(new, 0, out=new, casting="unsafe")
 
 
 def _dense(plan: Plan, old: Any, new: Any, betas: Any, keep: Any, clamped: bool, order: Any, n_sweeps: int, seeds: Any,
