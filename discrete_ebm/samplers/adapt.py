@@ -52,8 +52,8 @@ def make_adapter(kernel: Kernel, state: ChainState, adapt: bool | str, burn_in: 
     """The adapter of one run, or None where nothing is adapted.
 
     A kernel with more to adapt than one scale (a ladder of temperatures) brings its own: ``kernel.adapter(state,
-    n_steps, shared=...)``. ``True`` tunes what can be tuned, each chain by itself, and leaves a resumed state's scale as
-    it was saved; a mode by name tunes that too, and is refused where there is nothing to tune.
+    n_steps, shared=...)``. ``True`` tunes what can be tuned, each chain by itself, and leaves a resumed state's scale
+    as it was saved; a mode by name tunes that too, and is refused where there is nothing to tune.
 
     Raises:
         SettingError: a mode asked for by name, for a kernel without a scale or a run without a burn-in.

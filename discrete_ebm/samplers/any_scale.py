@@ -297,4 +297,5 @@ register(SamplerSpec(
     needs_gradient=True,
     exact=True,
     reversible=True,
+    use_when="Quadratic or nearly quadratic energies whose couplings make first-order moves of many sites fail.",
 ))

@@ -79,8 +79,8 @@ def choose(energy: Any, *, device: torch.device | str | None = None) -> Choice:
         return _pick(space, ("molecular",), "the space is of molecules, which have moves of their own")
     if isinstance(space, Product) and not space.is_discrete:
         real = {name: "langevin" for name, member in space.spaces.items() if not member.is_discrete}
-        return _pick(space, ("alternate",), "the space has discrete and real members, each with its own kernel; that of "
-                     "the reals is biased by its step size", kernels=real)
+        return _pick(space, ("alternate",), "the space has discrete and real members, each with its own kernel; that "
+                     "of the reals is biased by its step size", kernels=real)
     if not space.is_discrete:
         return _pick(space, ("langevin",), "the space is real and the energy has a gradient; it is biased by its step "
                      "size (exact is False): halve it and see what changes")

@@ -353,6 +353,7 @@ register(SamplerSpec(
     needs_gradient=False,
     exact=True,
     reversible=False,
+    use_when="RBMs, lattices and other sparse models with closed-form conditionals: whole blocks of sites at once.",
 ))
 
 register(SamplerSpec(
@@ -364,4 +365,5 @@ register(SamplerSpec(
     needs_gradient=False,
     exact=True,
     reversible=False,
+    use_when="Lattices and sparse graphs with closed-form conditionals; first choice there, away from criticality.",
 ))

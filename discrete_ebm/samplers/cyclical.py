@@ -181,4 +181,5 @@ register(SamplerSpec(
     needs_gradient=True,
     exact=True,
     reversible=True,
+    use_when="A law with several modes and a useful gradient: long steps look for modes, short ones explore them.",
 ))

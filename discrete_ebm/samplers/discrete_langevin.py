@@ -163,9 +163,11 @@ class DiscreteMALA(_DiscreteLangevin):
     adjusted: ClassVar[bool] = True
 
 
-for _name, _build, _summary in (
-    ("dula", DiscreteULA, "all sites by a discrete Langevin proposal, not corrected: biased"),
-    ("dmala", DiscreteMALA, "all sites by a discrete Langevin proposal, accepted together"),
+for _name, _build, _summary, _use_when in (
+    ("dula", DiscreteULA, "all sites by a discrete Langevin proposal, not corrected: biased",
+     "A cheap approximate sampler, e.g. for the negatives of a training; never for estimates."),
+    ("dmala", DiscreteMALA, "all sites by a discrete Langevin proposal, accepted together",
+     "A differentiable energy over many weakly coupled sites: all of them may move for one gradient."),
 ):
     register(SamplerSpec(
         name=_name,
@@ -176,4 +178,5 @@ for _name, _build, _summary in (
         needs_gradient=True,
         exact=_build.exact,
         reversible=_build.exact,
+        use_when=_use_when,
     ))

@@ -143,9 +143,11 @@ class UnadjustedDLMC(_JumpKernel):
     adjusted: ClassVar[bool] = False
 
 
-for _name, _build, _summary in (
-    ("dlmc", DLMC, "all sites by a jump process followed for a time, accepted together"),
-    ("dlmc-unadjusted", UnadjustedDLMC, "all sites by a jump process followed for a time, not corrected: biased"),
+for _name, _build, _summary, _use_when in (
+    ("dlmc", DLMC, "all sites by a jump process followed for a time, accepted together",
+     "As `dmala`, where the sizes of the energy's changes differ much from site to site."),
+    ("dlmc-unadjusted", UnadjustedDLMC, "all sites by a jump process followed for a time, not corrected: biased",
+     "As `dula`: cheap and approximate; never for estimates."),
 ):
     register(SamplerSpec(
         name=_name,
@@ -156,4 +158,5 @@ for _name, _build, _summary in (
         needs_gradient=True,
         exact=_build.exact,
         reversible=_build.exact,
+        use_when=_use_when,
     ))

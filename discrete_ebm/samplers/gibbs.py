@@ -102,4 +102,6 @@ register(SamplerSpec(
     needs_gradient=False,
     exact=True,
     reversible=False,
+    use_when="The reference for anything discrete: small spaces, dense models with closed-form conditionals, and "
+             "energies without a gradient.",
 ))

@@ -262,4 +262,6 @@ register(SamplerSpec(
     needs_gradient=True,
     exact=True,
     reversible=True,
+    use_when="A differentiable energy of which few sites matter at a time. For large smooth energies `pas` or `dmala` "
+             "move more sites for the same gradient.",
 ))

@@ -116,4 +116,5 @@ register(SamplerSpec(
     needs_gradient=True,
     exact=False,
     reversible=False,
+    use_when="Reals, where a bias that shrinks with the step size is acceptable, e.g. for the negatives of a training.",
 ))

@@ -135,4 +135,5 @@ register(SamplerSpec(
     needs_gradient=False,
     exact=True,
     reversible=True,
+    use_when="Ising and Potts models near a critical point, where single sites take ages; weak fields only.",
 ))

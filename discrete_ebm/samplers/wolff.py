@@ -122,4 +122,5 @@ register(SamplerSpec(
     needs_gradient=False,
     exact=True,
     reversible=True,
+    use_when="Ising and Potts models near a critical point without fields; one cluster a step, likely a large one.",
 ))

@@ -142,5 +142,6 @@ molecular_sampler = SamplerSpec(
     needs_gradient=False,
     exact=True,
     reversible=False,
+    use_when="Molecules; a trained model brings it with its moves as `model.kernel`.",
 )
 register(molecular_sampler)
