@@ -13,7 +13,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from discrete_ebm import adapters, datasets, energies, errors, evaluate, objectives, samplers, spaces, testing
+    from discrete_ebm import (
+        adapters,
+        datasets,
+        diagnostics,
+        energies,
+        errors,
+        evaluate,
+        objectives,
+        plots,
+        samplers,
+        spaces,
+        testing,
+    )
     from discrete_ebm.chain_bank import ChainBank
     from discrete_ebm.chains import sample
     from discrete_ebm.energies.base import Energy, from_callable, from_log_prob
@@ -36,6 +48,7 @@ __all__ = [
     "Spin",
     "adapters",
     "datasets",
+    "diagnostics",
     "energies",
     "errors",
     "evaluate",
@@ -43,6 +56,7 @@ __all__ = [
     "from_callable",
     "from_log_prob",
     "objectives",
+    "plots",
     "sample",
     "samplers",
     "spaces",
@@ -50,7 +64,19 @@ __all__ = [
 ]
 
 _MODULES = frozenset(
-    {"adapters", "datasets", "energies", "errors", "evaluate", "objectives", "samplers", "spaces", "testing"}
+    {
+        "adapters",
+        "datasets",
+        "diagnostics",
+        "energies",
+        "errors",
+        "evaluate",
+        "objectives",
+        "plots",
+        "samplers",
+        "spaces",
+        "testing",
+    }
 )
 
 _HOMES = {

@@ -97,6 +97,7 @@ def _yes(value: bool) -> str:
 @click.option("--burn-in", type=click.IntRange(min=0), default=None, help="Steps not kept [default: a fifth].")
 @click.option("--thin", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--beta", type=float, default=1.0, show_default=True, help="Inverse temperature.")
+@click.option("--plots", is_flag=True, help="Draw the chains too: trace, ranks, autocorrelation, energies, states.")
 @cli_support.common_options()
 def sample(
     model: str,
@@ -111,6 +112,7 @@ def sample(
     burn_in: int | None,
     thin: int,
     beta: float,
+    plots: bool,
     seed: int,
     device: str,
     output: Path | None,
@@ -120,7 +122,9 @@ def sample(
     """Draw states. MODEL is `ising`, `potts`, a saved model, a training's folder, or an .npz with an RBM's weight,
     visible_bias and hidden_bias.
 
-    Writes chains.npz (x, energy), energy.safetensors and run.json.
+    Writes chains.npz (x, energy), energy.safetensors and run.json; with --plots also trace.png, rank.png,
+    autocorrelation.png, energy.png (with the exact law where it can be enumerated) and, of two-dimensional states,
+    lattice.png.
     """
     import discrete_ebm as de
     from discrete_ebm import checkpoint
@@ -132,6 +136,8 @@ def sample(
     else:
         energy = _load_model(model)
     energy = energy.to(cli_support.check_device(device))
+    if plots:
+        de.plots.check()  # before the work
     chains = de.sample(
         energy,
         sampler,
@@ -160,6 +166,8 @@ def sample(
     }
     _write_npz(folder / "chains.npz", x=chains.x.cpu().numpy(), energy=chains.energy.cpu().numpy())
     checkpoint.save(energy, folder / "energy.safetensors")
+    if plots:
+        record["plots"] = [path.name for path in de.plots.save_all(chains, folder, energy)]
     _finish(folder, record, quiet, as_json)
 
 
