@@ -6,6 +6,7 @@ from discrete_ebm.samplers import dlmc as _dlmc
 from discrete_ebm.samplers import enumerated_gibbs as _enumerated_gibbs
 from discrete_ebm.samplers import any_scale as _any_scale
 from discrete_ebm.samplers import cyclical as _cyclical
+from discrete_ebm.samplers import dhams as _dhams
 from discrete_ebm.samplers import gibbs as _gibbs
 from discrete_ebm.samplers import gwg as _gwg
 from discrete_ebm.samplers import hamming_ball as _hamming_ball
@@ -29,6 +30,7 @@ UnadjustedDLMC = _dlmc.UnadjustedDLMC
 EnumeratedGibbs = _enumerated_gibbs.EnumeratedGibbs
 AnyScale = _any_scale.AnyScale
 AutomaticCyclical = _cyclical.AutomaticCyclical
+DiscreteHAMS = _dhams.DiscreteHAMS
 Gibbs = _gibbs.Gibbs
 GibbsWithGradients = _gwg.GibbsWithGradients
 HammingBall = _hamming_ball.HammingBall
@@ -51,6 +53,7 @@ __all__ = [
     "EnumeratedGibbs",
     "AnyScale",
     "AutomaticCyclical",
+    "DiscreteHAMS",
     "Gibbs",
     "GibbsWithGradients",
     "HammingBall",
