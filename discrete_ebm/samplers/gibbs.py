@@ -102,6 +102,7 @@ register(SamplerSpec(
     needs_gradient=False,
     exact=True,
     reversible=False,
+    cost="N conditionals in closed form and one energy evaluation, or N·(K − 1) energy evaluations.",
     use_when="The reference for anything discrete: small spaces, dense models with closed-form conditionals, and "
              "energies without a gradient.",
 ))
