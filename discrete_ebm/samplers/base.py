@@ -59,6 +59,8 @@ class Kernel(ABC):
     exact: ClassVar[bool] = True
     history: ClassVar[frozenset[str]] = frozenset({"log_scale"})
     """Entries of the cache that the chain's past decides (an adapted scale, a momentum), not its state alone."""
+    caches_x: ClassVar[bool] = True
+    """Whether other entries of the cache belong to the state (a gradient); False spares combinations a new start."""
 
     @abstractmethod
     def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class EnumeratedGibbs(Kernel):
     Source: Geman & Geman 1984; blocks: Jensen, Kjærulff & Kong 1995, "Blocking Gibbs sampling in very large
         probabilistic expert systems".
     """
+
+    caches_x: ClassVar[bool] = False
 
     block_size: int = 2
     scan: str = "raster"
@@ -97,4 +99,5 @@ register(SamplerSpec(
     needs_gradient=False,
     exact=True,
     reversible=False,
+    use_when="A few sites are strongly coupled among themselves, so that single-site changes are nearly all refused.",
 ))

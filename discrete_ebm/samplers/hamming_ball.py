@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class HammingBall(Kernel):
     ⌈N/b⌉·Σ_{j<m} C(b, j)(K−1)^j tables in closed form and one evaluation.
     Source: Titsias & Yau 2017, "The Hamming Ball Sampler".
     """
+
+    caches_x: ClassVar[bool] = False
 
     block_size: int = 10
     radius: int = 1
@@ -83,4 +85,5 @@ register(SamplerSpec(
     needs_gradient=False,
     exact=True,
     reversible=False,
+    use_when="As `enumerated-gibbs`, for blocks too large to enumerate.",
 ))

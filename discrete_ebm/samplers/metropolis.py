@@ -46,6 +46,7 @@ class Metropolis(Kernel):
         (there a fixed number of sites; here a random one, because a fixed even number never changes a parity of bits).
     """
 
+    caches_x: ClassVar[bool] = False
     target_acceptance: ClassVar[float] = 0.234
     scale_bounds: ClassVar[tuple[float, float]] = (1.0, 1e6)
 
@@ -156,4 +157,5 @@ register(SamplerSpec(
     needs_gradient=False,
     exact=True,
     reversible=True,
+    use_when="One evaluation a step and nothing else is affordable, or as the baseline that others must beat.",
 ))
