@@ -1,11 +1,12 @@
 """Samplers: one registry of kernels, made by name with :func:`create`."""
 
+from discrete_ebm.samplers import any_scale as _any_scale
 from discrete_ebm.samplers import block_gibbs as _block_gibbs  # importing a kernel's file registers it
+from discrete_ebm.samplers import combine as _combine
+from discrete_ebm.samplers import cyclical as _cyclical
 from discrete_ebm.samplers import discrete_langevin as _discrete_langevin
 from discrete_ebm.samplers import dlmc as _dlmc
 from discrete_ebm.samplers import enumerated_gibbs as _enumerated_gibbs
-from discrete_ebm.samplers import any_scale as _any_scale
-from discrete_ebm.samplers import cyclical as _cyclical
 from discrete_ebm.samplers import dhams as _dhams
 from discrete_ebm.samplers import gibbs as _gibbs
 from discrete_ebm.samplers import gwg as _gwg
@@ -38,12 +39,19 @@ Langevin = _langevin.Langevin
 LocallyBalanced = _locally_balanced.LocallyBalanced
 Metropolis = _metropolis.Metropolis
 Chromatic = _block_gibbs.Chromatic
+Alternate = _combine.Alternate
+Mixture = _combine.Mixture
+Repeat = _combine.Repeat
+Sweep = _combine.Sweep
 PathAuxiliary = _path_auxiliary.PathAuxiliary
 SwendsenWang = _swendsen_wang.SwendsenWang
 Wolff = _wolff.Wolff
 
 __all__ = [
     "DLMC",
+    "Alternate",
+    "AnyScale",
+    "AutomaticCyclical",
     "BlockGibbs",
     "ChainState",
     "Choice",
@@ -51,8 +59,6 @@ __all__ = [
     "DiscreteMALA",
     "DiscreteULA",
     "EnumeratedGibbs",
-    "AnyScale",
-    "AutomaticCyclical",
     "DiscreteHAMS",
     "Gibbs",
     "GibbsWithGradients",
@@ -61,11 +67,14 @@ __all__ = [
     "Langevin",
     "LocallyBalanced",
     "Metropolis",
+    "Mixture",
     "Neighbourhood",
     "PathAuxiliary",
     "Proposal",
+    "Repeat",
     "SamplerSpec",
     "StepInfo",
+    "Sweep",
     "SwendsenWang",
     "UnadjustedDLMC",
     "Wolff",
