@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         spaces,
         testing,
     )
+    from discrete_ebm.annealing import anneal
     from discrete_ebm.chain_bank import ChainBank
     from discrete_ebm.chains import sample
     from discrete_ebm.energies.base import Energy, from_callable, from_log_prob
@@ -47,6 +48,7 @@ __all__ = [
     "Space",
     "Spin",
     "adapters",
+    "anneal",
     "datasets",
     "diagnostics",
     "energies",
@@ -90,6 +92,7 @@ _HOMES = {
     "Real": "spaces",
     "Space": "spaces",
     "Spin": "spaces",
+    "anneal": "annealing",
     "fit": "trainer",
     "from_callable": "energies.base",
     "from_log_prob": "energies.base",

@@ -56,9 +56,13 @@ class Target:
         """(S,) float64 probabilities ∝ exp(log_measure − βE)."""
         if self.states is None:
             raise ConformanceError(f"`target` {self.name!r} must have `states` for an enumerated law. Pass states=.")
+        return self.log_law(beta).softmax(0)
+
+    def log_law(self, beta: Any) -> Tensor:
+        """(S,) float64 log probabilities but for a constant; (n, S) for ``beta`` (n, 1)."""
         with torch.no_grad():
-            log_p = -beta * evaluate_energy(self.energy, self.states).double()
-        return (log_p if self.log_measure is None else log_p + self.log_measure.double()).softmax(0)
+            log_p = -beta * evaluate_energy(self.energy, self.states).double()  # type: ignore[arg-type]
+        return log_p if self.log_measure is None else log_p + self.log_measure.double()
 
 
 class PairwiseFeatures(Energy):

@@ -18,7 +18,7 @@ LAYERS = [
     {"space_base", "spaces"},
     {"energies"},
     {"samplers"},
-    {"diagnostics", "chain_inputs", "chains", "chain_bank"},
+    {"diagnostics", "chain_inputs", "chains", "chain_bank", "annealing"},
     {"objectives"},
     {"guards", "checkpoint", "trainer", "datasets"},
     {"evaluate", "plots", "adapters"},

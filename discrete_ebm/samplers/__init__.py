@@ -1,5 +1,6 @@
 """Samplers: one registry of kernels, made by name with :func:`create`."""
 
+from discrete_ebm.samplers import annealing as _annealing
 from discrete_ebm.samplers import any_scale as _any_scale
 from discrete_ebm.samplers import block_gibbs as _block_gibbs  # importing a kernel's file registers it
 from discrete_ebm.samplers import combine as _combine
@@ -14,8 +15,10 @@ from discrete_ebm.samplers import hamming_ball as _hamming_ball
 from discrete_ebm.samplers import langevin as _langevin
 from discrete_ebm.samplers import locally_balanced as _locally_balanced
 from discrete_ebm.samplers import metropolis as _metropolis
+from discrete_ebm.samplers import parallel_tempering as _parallel_tempering
 from discrete_ebm.samplers import path_auxiliary as _path_auxiliary
 from discrete_ebm.samplers import swendsen_wang as _swendsen_wang
+from discrete_ebm.samplers import tempered_transitions as _tempered_transitions
 from discrete_ebm.samplers import wolff as _wolff
 from discrete_ebm.samplers.accept import metropolis_hastings, metropolis_log_alpha
 from discrete_ebm.samplers.auto import Choice, choose
@@ -46,6 +49,9 @@ Sweep = _combine.Sweep
 PathAuxiliary = _path_auxiliary.PathAuxiliary
 SwendsenWang = _swendsen_wang.SwendsenWang
 Wolff = _wolff.Wolff
+ParallelTempering = _parallel_tempering.ParallelTempering
+SimulatedAnnealing = _annealing.SimulatedAnnealing
+TemperedTransitions = _tempered_transitions.TemperedTransitions
 
 __all__ = [
     "DLMC",
@@ -69,13 +75,16 @@ __all__ = [
     "Metropolis",
     "Mixture",
     "Neighbourhood",
+    "ParallelTempering",
     "PathAuxiliary",
     "Proposal",
     "Repeat",
     "SamplerSpec",
+    "SimulatedAnnealing",
     "StepInfo",
     "Sweep",
     "SwendsenWang",
+    "TemperedTransitions",
     "UnadjustedDLMC",
     "Wolff",
     "choose",
