@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from discrete_ebm import samplers
-from discrete_ebm.energies import from_callable
+from discrete_ebm import sample, samplers
+from discrete_ebm.energies import Ising, from_callable
 from discrete_ebm.errors import CapabilityError, ConformanceError, SettingError, ShapeError
 from discrete_ebm.samplers import path_auxiliary
 from discrete_ebm.samplers.path_auxiliary import _draw_in_order, _log_prob_in_order
@@ -315,6 +315,17 @@ def test_the_scale_is_in_the_cache_and_a_step_only_reads_it() -> None:
     after, _ = kernel.step(case.energy, state, generator=generator)
     assert torch.equal(after.cache["log_scale"], state.cache["log_scale"])
     assert (kernel.target_acceptance, kernel.scale_bounds) == (0.574, (1.0, 128.0))
+
+
+@pytest.mark.parametrize("settings", [{}, *(pytest.param(settings, marks=pytest.mark.slow) for settings in (
+    {"length": "poisson"}, {"replacement": True, "max_length": 16}))])
+def test_the_burn_in_finds_the_length_of_path_and_then_leaves_it(settings: dict, seed: int) -> None:
+    """From 1 to the acceptance of 0.574, on a lattice where a path of one is accepted nearly always."""
+    kernel = samplers.create("pas", path_length=1, **settings)
+    chains = sample(Ising.lattice((8, 8), 0.4), kernel, n_chains=16, n_steps=700, burn_in=400, seed=seed)
+    assert chains.acceptance_rate == pytest.approx(0.574, abs=0.08)
+    assert chains.scale is not None
+    assert (chains.scale > 2).all()
 
 
 @pytest.mark.parametrize(("settings", "looks"), [
