@@ -144,6 +144,9 @@ def test_a_space_that_nobody_knows_gets_a_sentence(monkeypatch: pytest.MonkeyPat
 def test_auto_without_an_energy_and_misuse_get_a_sentence() -> None:
     with pytest.raises(RegistryError, match="must come with an energy"):
         de.samplers.create("auto")
+    objective = de.objectives.CD(sampler="auto")  # a training's energy changes under it
+    with pytest.raises(RegistryError, match=r"choose\(energy\).create\(\)"):
+        objective.init(de.energies.BernoulliRBM(4, 2), None, generator=torch.Generator())
     with pytest.raises(CapabilityError, match="must have a `space`"):
         choose(lambda v: v.sum(1))
     with pytest.raises(ShapeError, match="must return one energy per chain"):
