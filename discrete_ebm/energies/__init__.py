@@ -15,6 +15,8 @@ from discrete_ebm.energies.base import (
     from_log_prob,
 )
 from discrete_ebm.energies.compose import Mixture, SumEnergy, Tilted
+from discrete_ebm.energies.fhmm import FactorialHMM
+from discrete_ebm.energies.graph_problems import IndependentSet, MaxCut
 from discrete_ebm.energies.ising import Ising
 from discrete_ebm.energies.mlp import MLPEnergy
 from discrete_ebm.energies.potts import Potts
@@ -23,14 +25,17 @@ from discrete_ebm.energies.rbm import BernoulliRBM
 __all__ = [
     "BernoulliRBM",
     "Energy",
+    "FactorialHMM",
     "HasBlocks",
     "HasConditionals",
     "HasFlipDeltas",
     "HasGraph",
     "HasStateEnergy",
     "HasSurrogate",
+    "IndependentSet",
     "Ising",
     "MLPEnergy",
+    "MaxCut",
     "Mixture",
     "Potts",
     "SumEnergy",
