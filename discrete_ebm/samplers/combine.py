@@ -123,7 +123,7 @@ class Sweep(_Several):
     Invariant law: what every member keeps, exp(−βE) if all are ``exact``; not reversible, even if all members are.
     Cost: the sum of the members', and for each that caches something about x one more energy or gradient (see the top
     of this file). ``info``: mean acceptance, accepted if any was, sites changed in all.
-    Source: Tierney 1994, "Markov chains for exploring posterior distributions", §2.4 (cycles).
+    Source: Tierney 1994, "Markov chains for exploring posterior distributions".
     """
 
     kernels: Sequence[Member] = ("gwg", "gibbs")
@@ -168,7 +168,7 @@ class Mixture(_Several):
     Invariant law: what every member keeps, exp(−βE) if all are ``exact``; reversible if all members are. Members that
     follow a schedule count steps of the mixture.
     Cost: as said under ``choice``, and for each member that caches something about x one more energy or gradient.
-    Source: Tierney 1994, "Markov chains for exploring posterior distributions", §2.4 (mixtures).
+    Source: Tierney 1994, "Markov chains for exploring posterior distributions".
     """
 
     kernels: Sequence[Member] = ("gwg", "metropolis")
@@ -255,11 +255,11 @@ class Repeat(Kernel):
         n: number of steps, at least 1.
     Invariant law: the kernel's, and reversible if the kernel is. A scale that may be tuned is tuned as the kernel's
     own, to the mean acceptance of the n steps.
-    Cost: n steps of the kernel. Source: Tierney 1994, "Markov chains for exploring posterior distributions", §2.4.
+    Cost: n steps of the kernel. Source: Tierney 1994, "Markov chains for exploring posterior distributions".
     """
 
     kernel: Member = "gwg"
-    n: int = 5
+    n: int = 3
 
     def __post_init__(self) -> None:
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
@@ -357,7 +357,7 @@ class Alternate(_Several):
     (and gradient) for each, because every member's law has changed since its last turn; caches about x are never kept.
     The other members of a product stay where they are during a turn, so kernels that look for structure in the energy
     (`block-gibbs`, cluster flips) find none here and refuse.
-    Source: Geman & Geman 1984 for the blocks; any kernel within a block: Tierney 1994, §2.4 (hybrid strategies).
+    Source: Geman & Geman 1984 for the blocks; any kernel within a block: Tierney 1994.
     """
 
     kernels: Mapping[str, Member] | Sequence[tuple[str, Member]] = ()
@@ -476,7 +476,7 @@ def _mixture(kernels: Sequence[Member] = ("gwg", "metropolis"), weights: Sequenc
     return Mixture(kernels, weights, choice)
 
 
-def _repeat(kernel: Member = "gwg", n: int = 5) -> Repeat:
+def _repeat(kernel: Member = "gwg", n: int = 3) -> Repeat:
     return Repeat(kernel, n)
 
 

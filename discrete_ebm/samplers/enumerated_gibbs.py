@@ -67,26 +67,28 @@ class EnumeratedGibbs(Kernel):
              clamp: Tensor | None = None) -> tuple[ChainState, StepInfo]:
         """One sweep of all C chains."""
         bath = HeatBath(energy, state, beta, clamp)
-        for sites in site_blocks(bath, clamp, self.block_size, self.scan, generator):
-            BlockDraw.make(bath, sites, self.block_size).redraw(None, generator, self.conditionals)
+        for sites, radices in site_blocks(bath, clamp, self.block_size, self.scan, generator):
+            BlockDraw.make(bath, sites, radices, self.block_size).redraw(None, generator, self.conditionals)
         return bath.finish()
 
 
 def site_blocks(bath: HeatBath, clamp: Tensor | None, size: int, scan: str,
-                generator: torch.Generator) -> list[Tensor]:
-    """The blocks of one sweep: (S,) on the CPU, shared by all chains, or (C, S) for a random scan."""
+                generator: torch.Generator) -> list[tuple[Tensor, tuple[int, ...]]]:
+    """The blocks of one sweep: sites (S,) shared by all chains, or (C, S) for a random scan, and their largest k."""
     n_sites, device = bath.n_sites, bath.x.device
     if scan == "raster":
-        sites = torch.arange(n_sites)
+        sites, n_values = torch.arange(n_sites, device=device), bath.space.n_values
         if clamp is not None and clamp.device.type == "cpu":  # to look at a clamp on a device would be to wait for it
-            sites = sites.masked_select(~clamp.reshape(-1, n_sites).all(0))
-        return [part for part in sites.split(size) if len(part)]
-    blocks = []
+            free = ~clamp.reshape(-1, n_sites).all(0)
+            sites, n_values = sites.masked_select(free), n_values.masked_select(free)
+        parts = zip(sites.split(size), n_values.split(size), strict=True)
+        return [(part, tuple(radices.tolist())) for part, radices in parts if len(radices)]
+    blocks, radices = [], (bath.space.k_max,) * min(size, n_sites)
     for _ in range(-(-n_sites // size)):
         order = torch.empty(bath.n_chains, n_sites, device=device).exponential_(generator=generator)
         if bath.free is not None:
             order = order.masked_fill(~bath.free, torch.inf)  # clamped sites only where there are no others left
-        blocks.append(order.topk(min(size, n_sites), dim=1, largest=False).indices)
+        blocks.append((order.topk(len(radices), dim=1, largest=False).indices, radices))
     return blocks
 
 

@@ -70,8 +70,8 @@ class HammingBall(Kernel):
              clamp: Tensor | None = None) -> tuple[ChainState, StepInfo]:
         """One sweep of all C chains."""
         bath = HeatBath(energy, state, beta, clamp)
-        for sites in site_blocks(bath, clamp, self.block_size, self.scan, generator):
-            block = BlockDraw.make(bath, sites, self.radius)
+        for sites, radices in site_blocks(bath, clamp, self.block_size, self.scan, generator):
+            block = BlockDraw.make(bath, sites, radices, self.radius)
             block.redraw(block.uniform(generator), generator, self.conditionals)
         return bath.finish()
 

@@ -111,15 +111,9 @@ class BlockDraw(NamedTuple):
     legal: Tensor
 
     @classmethod
-    def make(cls, bath: HeatBath, sites: Tensor, radius: int) -> BlockDraw:
-        """``sites`` (S,) on the CPU for a block that all chains share, or (C, S) on the chains' device."""
-        device = bath.x.device
-        if sites.dim() == 1:
-            radices = tuple(bath.space.n_values[sites].tolist())
-            sites = sites.to(device)
-        else:
-            radices = (bath.space.k_max,) * sites.shape[1]
-        patterns = _patterns(radices, min(radius, len(radices)), device)
+    def make(cls, bath: HeatBath, sites: Tensor, radices: tuple[int, ...], radius: int) -> BlockDraw:
+        """``sites`` (S,) or (C, S) as above; ``radices`` (S,) how many values the patterns are made for, k or more."""
+        patterns = _patterns(radices, min(radius, len(radices)), bath.x.device)
         n_values = bath.legal.sum(1)[sites]
         legal = (patterns.offsets < n_values[..., None, :]).all(-1).reshape(-1, len(patterns.offsets))
         if bath.free is not None:

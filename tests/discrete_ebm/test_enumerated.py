@@ -188,7 +188,8 @@ def test_sums_of_closed_forms_are_the_evaluated_energies(name: str, per_chain: b
     state = samplers.create("gibbs").init(case.energy, x, generator=torch.Generator())
     bath = heat_bath.HeatBath(case.energy, state, 1.0, None)
     sites = torch.tensor([1, 0])
-    block = patterns.BlockDraw.make(bath, sites.expand(len(rows), 2) if per_chain else sites, 2)
+    radices = (max(case.radices),) * 2
+    block = patterns.BlockDraw.make(bath, sites.expand(len(rows), 2) if per_chain else sites, radices, 2)
     values = (bath.at(bath.index, sites)[:, None] + block.patterns.offsets) % block.n_values[..., None, :]
     weights = block._closed_form(values, True)
     assert weights is not None
@@ -407,8 +408,8 @@ def ragged_patterns_not_masked() -> Iterator[None]:
     """Offsets beyond a site's values wrap around and count twice. (A ball forgives it: u and x count alike.)"""
     original = patterns.BlockDraw.make.__func__
 
-    def lenient(cls: type, bath: heat_bath.HeatBath, sites: Tensor, radius: int) -> patterns.BlockDraw:
-        block = original(cls, bath, sites, radius)
+    def lenient(cls: type, *args: Any) -> patterns.BlockDraw:
+        block = original(cls, *args)
         return block._replace(legal=torch.ones_like(block.legal))
 
     with mock.patch.object(patterns.BlockDraw, "make", classmethod(lenient)):
@@ -442,9 +443,10 @@ def product_of_conditionals() -> Iterator[None]:
 def block_chosen_by_the_state() -> Iterator[None]:
     """Sites that are up are redrawn first: the choice of the block depends on what is redrawn."""
     def by_state(bath: heat_bath.HeatBath, clamp: Tensor | None, size: int, scan: str,
-                 generator: torch.Generator) -> list[Tensor]:
+                 generator: torch.Generator) -> list[tuple[Tensor, tuple[int, ...]]]:
         noise = torch.empty(bath.index.shape).exponential_(generator=generator)
-        return [(noise - 2.0 * bath.index).topk(min(size, bath.n_sites), dim=1, largest=False).indices]
+        sites = (noise - 2.0 * bath.index).topk(min(size, bath.n_sites), dim=1, largest=False).indices
+        return [(sites, (bath.space.k_max,) * sites.shape[1])]
 
     with mock.patch.object(enumerated_gibbs, "site_blocks", by_state):
         yield
