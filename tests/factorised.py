@@ -61,7 +61,7 @@ def float32_log(value: Any) -> np.ndarray:
 
 def langevin_law(case: Case, deltas: np.ndarray, beta: float, step: Any, balancing: str,
                  free: Sequence[int] | None = None) -> np.ndarray:
-    """Site laws of Zhang, Liu & Liu 2022, eq. 5: ∝ g(exp(−β Δ)) exp(−d²/2α); ``step`` α a number or (N,)."""
+    """Site laws of Zhang, Liu & Liu 2022: ∝ g(exp(−β Δ)) exp(−d²/2α); ``step`` α a number or (N,)."""
     t = np.exp(-beta * np.nan_to_num(deltas))
     alpha = np.broadcast_to(np.asarray(step, float), (len(case.radices),))
     weight = reference.BALANCING[balancing](t) * np.exp(-squared_distances(case) / (2 * alpha[None, :, None]))

@@ -49,7 +49,8 @@ class AutomaticCyclical(Kernel):
             estimate from one gradient, which is kept in the state.
     Cache: ``log_shape`` (C, s) log α_k/α_max, ``balance`` (C, s) b_k, ``log_scale`` (C,), ``deltas`` (C, N, K).
     Invariant law: exp(−βE); each step reversible. Cost: one energy and one gradient (or one ``flip_deltas``) per step.
-    Source: Pynadath, Bhattacharya, Hariharan & Zhang 2024, arXiv:2402.17699, eqs. 4–5, Algorithms 1 and 2.
+    Source: Pynadath, Bhattacharya, Hariharan & Zhang 2024, arXiv:2402.17699; the search in :meth:`tune` has the paper's
+        goals and order (α_max, α_min, then b_k) with simpler steps.
     """
 
     target_acceptance: ClassVar[float] = 0.5

@@ -133,7 +133,7 @@ class DiscreteULA(_DiscreteLangevin):
     and need not elsewhere. A state of non-finite energy is not entered.
 
     Args: as in :class:`DiscreteMALA`. Cost: one gradient (or one energy and one ``flip_deltas``) per step.
-    Source: Zhang, Liu & Liu 2022, arXiv:2206.09914, Algorithm 1 without lines 5–6.
+    Source: Zhang, Liu & Liu 2022, arXiv:2206.09914 (DULA).
     """
 
     exact: ClassVar[bool] = False
@@ -157,7 +157,7 @@ class DiscreteMALA(_DiscreteLangevin):
         exact_deltas: "auto" uses ``flip_deltas`` where the energy has it, True demands it, False takes the first-order
             estimate from one gradient, which is kept in the state.
     Invariant law: exp(−βE); reversible. Cost: one energy and one gradient (or one ``flip_deltas``) per step.
-    Source: Zhang, Liu & Liu 2022, arXiv:2206.09914, eqs. 3–5; preconditioning: their section 4.3; g: Zanella 2020.
+    Source: Zhang, Liu & Liu 2022, arXiv:2206.09914 (DMALA, and its diagonal preconditioner); g: Zanella 2020.
     """
 
     adjusted: ClassVar[bool] = True

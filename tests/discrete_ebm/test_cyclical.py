@@ -30,7 +30,7 @@ CASES = {case.name: case for case in cases.all_cases()}
 
 def acs_matrix(case: Case, deltas: np.ndarray, beta: float, alpha: float, balance: float,
                free: list[int] | None = None) -> np.ndarray:
-    """Eq. 4: q_i(v) ∝ exp(b (−β Δ) − d²/2α), then Metropolis–Hastings."""
+    """q_i(v) ∝ exp(b (−β Δ) − d²/2α), then Metropolis–Hastings."""
     weight = np.exp(-balance * beta * np.nan_to_num(deltas) - squared_distances(case) / (2 * alpha))
     q = product_proposal(restrict(weight, case.radices, free), case.radices)
     return reference.metropolis(q, reference.boltzmann(case.table, beta))
