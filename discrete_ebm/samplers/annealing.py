@@ -150,7 +150,8 @@ class SimulatedAnnealing(Kernel):
         better = worth < cache["best_energy"]
         length = -(-self.n_steps // self.cycles)
         position = cache["position"] + 1
-        cycle_over = int(inner.step) % length == 0 and int(inner.step) < self.n_steps  # the count is on the CPU
+        done = int(state.step) + 1  # on the CPU: to read it is not to wait for the device
+        cycle_over = done % length == 0 and done < self.n_steps
         position = torch.zeros_like(position) if cycle_over else position.clamp(max=length)
         quiet, reheats = cache["quiet"], cache["reheats"]
         if self.wander_steps:

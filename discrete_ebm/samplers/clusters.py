@@ -19,6 +19,7 @@ from discrete_ebm.energies.compose import SumEnergy
 from discrete_ebm.energies.ising import Ising
 from discrete_ebm.energies.potts import Potts
 from discrete_ebm.errors import CapabilityError, SettingError
+from discrete_ebm.samplers.fast.switch import fused_available, fused_enabled
 from discrete_ebm.samplers.single_site import at_least_float32
 
 numba: Any
@@ -114,10 +115,11 @@ def check_compiled(compiled: Any) -> None:
 def components(edges: Tensor, bonds: Tensor, n_sites: int, *, compiled: bool | str = "auto") -> Tensor:
     """(C, N) int64: the smallest site of the connected component that each site is in, for C sets of bonds (C, E).
 
-    ``compiled``: "auto" or True runs a compiled union–find for tensors on the CPU (where numba is installed), False the
-    tensor version; they return the same numbers.
+    ``compiled``: "auto" or True runs a compiled union–find for tensors on the CPU (where numba is installed, and for
+    "auto" unless ``fast.set_fused(False)``), False the tensor version; they return the same numbers.
     """
-    if compiled is not False and COMPILED_AVAILABLE and bonds.device.type == "cpu":
+    wanted = fused_enabled() if compiled == "auto" else compiled
+    if wanted and COMPILED_AVAILABLE and bonds.device.type == "cpu":
         labels = torch.empty(bonds.shape[0], n_sites, dtype=torch.int64)
         _union_find(edges.numpy(), bonds.contiguous().numpy(), labels.numpy())
         return labels
@@ -130,10 +132,11 @@ def _hook_and_jump(edges: Tensor, bonds: Tensor, n_sites: int) -> Tensor:
     A root that has a smaller neighbour hooks. One that has none is hooked to, or its neighbours have gone to a smaller
     root and the next round hooks it there: so two rounds at least halve the trees that still grow, and a tree of depth
     2^m is flat after m jumps. Rounds and jumps are thus fixed by N alone; on the CPU, where looking is free, they end
-    when nothing changes.
+    when nothing changes (unless ``fast.set_fused(False)`` asks for what a device would do).
     Source: Liu & Tarjan 2019, "Simple concurrent labeling algorithms for connected components", algorithm S.
     """
     n_chains = bonds.shape[0]
+    may_look = bonds.device.type == "cpu" and (fused_enabled() or not fused_available())
     label = torch.arange(n_sites, device=bonds.device).expand(n_chains, n_sites)
     for live in tree_bounds(n_sites):
         before = label
@@ -143,7 +146,7 @@ def _hook_and_jump(edges: Tensor, bonds: Tensor, n_sites: int) -> Tensor:
         label = label.scatter_reduce(1, high, torch.where(bonds, low, high), "amin", include_self=True)
         for _ in range((live - 1).bit_length()):
             label = label.gather(1, label)
-        if label.device.type == "cpu" and torch.equal(label, before):
+        if may_look and torch.equal(label, before):
             break
     return label
 
