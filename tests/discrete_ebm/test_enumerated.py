@@ -127,8 +127,8 @@ def assert_rows(case: Case, variant: str, seed: int, free: list[int] | None = No
                                   false_fail=FAMILY / 100, must_see=0.07)
 
 
-# Every kind of block with every kind of target once or twice: a row-by-row comparison costs up to half a second.
-ROW_PAIRS = [(v, n) for i, v in enumerate(VARIANTS) for j, n in enumerate(NAMES) if (i + j) % 2 == 0]
+# Every kind of block meets two or three targets here, and all of them in the slow tier.
+ROW_PAIRS = [(v, n) for i, v in enumerate(VARIANTS) for j, n in enumerate(NAMES) if (i + j) % 3 == 0]
 
 
 @pytest.mark.parametrize(("variant", "name"), ROW_PAIRS)
