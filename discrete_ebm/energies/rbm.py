@@ -74,11 +74,11 @@ class BernoulliRBM(Energy):
 
     def hidden_logits(self, x: Tensor) -> Tensor:
         """(C, H) log p(h_j = 1 | v) − log p(h_j = 0 | v) at beta = 1, from states (C, *shape)."""
-        return self._floats(x) @ self.weight + self.hidden_bias
+        return torch.addmm(self.hidden_bias, self._floats(x), self.weight)
 
     def visible_logits(self, hidden: Tensor) -> Tensor:
         """(C, N) log p(v_i = 1 | h) − log p(v_i = 0 | h) at beta = 1, from hidden states (C, H)."""
-        return hidden.to(self.weight.dtype) @ self.weight.t() + self.visible_bias
+        return torch.addmm(self.visible_bias, hidden.to(self.weight.dtype), self.weight.t())
 
     def hidden_probabilities(self, x: Tensor) -> Tensor:
         """(C, H) p(h_j = 1 | v)."""

@@ -21,10 +21,18 @@ from discrete_ebm.energies.base import (
     evaluate_energy,
 )
 from discrete_ebm.energies.pairwise import colour_classes as greedy_classes
+from discrete_ebm.energies.rbm import BernoulliRBM
 from discrete_ebm.errors import CapabilityError, SpaceError
 from discrete_ebm.samplers.accept import metropolis_hastings, select
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
-from discrete_ebm.samplers.fast import check_implementation, fused_step, require_fused
+from discrete_ebm.samplers.fast import (
+    check_implementation,
+    fused_enabled,
+    fused_step,
+    require_fused,
+    require_fused_layers,
+)
+from discrete_ebm.samplers.fast.rbm import bernoulli_layer
 from discrete_ebm.samplers.heat_bath import HeatBath
 from discrete_ebm.samplers.registry import SamplerSpec, register
 from discrete_ebm.samplers.single_site import (
@@ -80,8 +88,8 @@ class BlockGibbs(Kernel):
         implementation: "auto" sweeps Ising and Potts models on the CPU by compiled code (numba needed; 64 chains in a
             word where coupling and field are the same all over a chessboard), "reference" never does, "fused" refuses
             what compiled code cannot do.
-    Invariant law: exp(−βE). Cost: one closed-form conditional per site and one energy per sweep; without a closed form
-    N·(K − 1) energy evaluations.
+    Invariant law: exp(−βE). Cost of an RBM: two matrix products, as its hidden log odds are kept; else one closed-form
+    conditional per site and one energy per sweep; without a closed form N·(K − 1) energy evaluations.
     Source: Geman & Geman 1984; hidden units: Hinton 2002, "Training products of experts".
     """
 
@@ -98,11 +106,14 @@ class BlockGibbs(Kernel):
     def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:
         """State at a copy of ``x0`` (C, *shape). Finds and checks the blocks when they are new or have changed."""
         require_discrete("block-gibbs", energy.space)
-        if not _has_latents(energy):
+        if _has_latents(energy):
+            require_fused_layers(self.implementation, x0)
+        else:
             colour_classes(energy, x0.device)
-        require_fused(self.implementation, energy, x0)
+            require_fused(self.implementation, energy, x0)
         x, energies = start(energy, x0)
-        return ChainState(x, energies, {}, torch.zeros((), dtype=torch.int64))
+        cache = {"hidden_odds": at_least_float32(energy.hidden_logits(x))} if type(energy) is BernoulliRBM else {}
+        return ChainState(x, energies, cache, torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def step(self, energy: Any, state: ChainState, *, generator: torch.Generator, beta: float | Tensor = 1.0,
@@ -110,8 +121,8 @@ class BlockGibbs(Kernel):
         """``sweeps`` sweeps of all C chains."""
         free = free_sites(energy.space, clamp, state.x.shape[0])
         if _has_latents(energy):
-            column = beta_column(beta, state.energy)
-            return repeated(lambda at: _through_hidden(energy, at, column, free, generator), state, self.sweeps)
+            return repeated(lambda at: _through_hidden(energy, at, beta, free, generator, self.implementation),
+                            state, self.sweeps)
         return _colour_sweeps(self, energy, state, generator, beta, clamp, free)
 
 
@@ -298,24 +309,35 @@ def _by_colours(bath: HeatBath, generator: torch.Generator) -> tuple[ChainState,
     return bath.finish()
 
 
-def _through_hidden(energy: Any, state: ChainState, beta: Tensor, free: Tensor | None,
-                    generator: torch.Generator) -> tuple[ChainState, StepInfo]:
-    space, x, column = energy.space, state.x, beta[:, None]
-    odds = at_least_float32(energy.hidden_logits(x))
-    hidden = _bernoulli(column * odds, generator)
-    odds_visible = at_least_float32(energy.visible_logits(hidden))
-    visible = _bernoulli(column * odds_visible, generator)
-    y = space.from_index(visible.long().flatten(1))
+def _through_hidden(energy: Any, state: ChainState, beta: float | Tensor, free: Tensor | None,
+                    generator: torch.Generator, implementation: str) -> tuple[ChainState, StepInfo]:
+    space, x, at_one = energy.space, state.x, not isinstance(beta, Tensor) and beta == 1
+    column = None if at_one else beta_column(beta, state.energy)
+    known = state.cache.get("hidden_odds")
+    odds = at_least_float32(energy.hidden_logits(x)) if known is None else known
+    hidden = _draw_layer(odds, column, generator, implementation, odds.dtype)
+    odds_visible = at_least_float32(energy.visible_logits(hidden)).flatten(1)
+    y = space.from_index(_draw_layer(odds_visible, column, generator, implementation, space.dtype))
     if free is not None:
         y = torch.where(free.view(x.shape), y, x)
-    energy_y, odds_y = (at_least_float32(part) for part in (evaluate_energy(energy, y), energy.hidden_logits(y)))
-    log_alpha = _tempering_gap(odds, beta) - _tempering_gap(odds_y, beta)
-    log_alpha = torch.where(beta == 1, torch.zeros_like(log_alpha), log_alpha)  # exactly, not up to rounding
-    sums = odds.sum(1) + odds_visible.flatten(1).sum(1) + odds_y.sum(1)  # NaN or infinite if any part is
+    odds_y = at_least_float32(energy.hidden_logits(y))
+    energy_y = _rbm_energy(energy, y, odds_y) if known is not None else at_least_float32(evaluate_energy(energy, y))
+    sums = odds.sum(1) + odds_visible.sum(1) + odds_y.sum(1)  # NaN or infinite if any part is
     finite = energy_y.isfinite() & sums.isfinite()
+    if column is None:
+        log_alpha = torch.zeros_like(state.energy)
+    else:
+        log_alpha = _tempering_gap(odds, column) - _tempering_gap(odds_y, column)
+        log_alpha = torch.where(column == 1, torch.zeros_like(log_alpha), log_alpha)  # exactly, not up to rounding
     log_alpha = log_alpha.masked_fill(~finite, -torch.inf)
     accepted, acceptance = metropolis_hastings(log_alpha, generator=generator)
-    moved = ChainState(select(accepted, y, x), select(accepted, energy_y, state.energy), {}, state.step + 1)
+    if column is None and _fused_layers(implementation, x) and bool(finite.all()):  # looking costs nothing on the CPU
+        after, energy_after, odds_after = y, energy_y, odds_y
+    else:
+        after, energy_after = select(accepted, y, x), select(accepted, energy_y, state.energy)
+        odds_after = select(accepted, odds_y, odds)
+    cache = {} if known is None else {"hidden_odds": odds_after}
+    moved = ChainState(after, energy_after, cache, state.step + 1)
     info = StepInfo(
         acceptance=acceptance,
         accepted=accepted,
@@ -329,6 +351,26 @@ def _through_hidden(energy: Any, state: ChainState, beta: Tensor, free: Tensor |
 
 def _has_latents(energy: Any) -> bool:
     return energy.space.name == "Binary" and isinstance(energy, HasLatents)
+
+
+def _rbm_energy(energy: Any, x: Tensor, odds: Tensor) -> Tensor:
+    """(C,) energies of a :class:`BernoulliRBM` from its hidden log odds, which cost nearly all of one."""
+    visible = x.flatten(1).to(odds.dtype) @ energy.visible_bias.to(odds.dtype)
+    return -visible - torch.nn.functional.softplus(odds).sum(1)
+
+
+def _fused_layers(implementation: str, at: Tensor) -> bool:
+    """Whether layers on ``at``'s device are drawn by compiled code."""
+    wanted = implementation == "fused" or (implementation == "auto" and fused_enabled())
+    return wanted and at.device.type == "cpu" and len(at) > 0 and not torch.compiler.is_compiling()
+
+
+def _draw_layer(odds: Tensor, beta: Tensor | None, generator: torch.Generator, implementation: str,
+                dtype: torch.dtype) -> Tensor:
+    """(C, M) zeros and ones of ``dtype``, P(1) = σ(beta · odds)."""
+    if _fused_layers(implementation, odds):
+        return bernoulli_layer(odds, beta, generator, dtype)
+    return _bernoulli(odds if beta is None else beta[:, None] * odds, generator).to(dtype)
 
 
 def _bernoulli(logits: Tensor, generator: torch.Generator) -> Tensor:

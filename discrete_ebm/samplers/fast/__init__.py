@@ -5,7 +5,7 @@ Kernels that have a fused form take ``implementation``: "auto" uses it where it 
 them off. Random numbers are others than the reference's, so a seed gives other draws of the same law.
 """
 
-from discrete_ebm.samplers.fast.dispatch import fused_step, refusal, require_fused
+from discrete_ebm.samplers.fast.dispatch import fused_step, refusal, require_fused, require_fused_layers
 from discrete_ebm.samplers.fast.switch import check_implementation, fused_available, fused_enabled, set_fused
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "fused_step",
     "refusal",
     "require_fused",
+    "require_fused_layers",
     "set_fused",
 ]

@@ -183,7 +183,10 @@ def _advance(words, n):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _draw(spins, site, local, limit, results):
-    """Spins ±1 of row ``site`` (a slice of its own would be counted and freed at each call): with the field unless u < q. Returns whether 31 bits have left a lane undecided."""
+    """Spins ±1 of row ``site``: with the field unless u < q. Returns whether 31 bits have left a lane undecided.
+
+    A slice of the row would be counted and freed at every call.
+    """
     closest = np.uint32(1)
     for lane in range(len(local)):
         word = np.int32(results[lane] >> np.uint32(1))

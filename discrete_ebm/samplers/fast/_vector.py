@@ -144,7 +144,7 @@ def _lower_invert(context: Any, builder: Any, signature: Any, values: Any) -> An
 @intrinsic
 def add_products(typing: Any, total: Any, at: Any, field: Any, spins: Any, indices: Any, weights: Any, first: Any,
                  last: Any) -> Any:
-    """total[at : at + 16] = field + Σ_e weights[e] · spins[indices[e], at : at + 16] over entries ``first`` to ``last``.
+    """total[at : at + 16] = field + Σ_e weights[e] · spins[indices[e], at : at + 16], e from ``first`` to ``last`` − 1.
 
     The sum stays in a register. ``total`` (L,), ``field`` and ``weights`` float32, ``spins`` (N, L) int8 contiguous.
     """

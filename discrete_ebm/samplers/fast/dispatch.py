@@ -15,7 +15,7 @@ from discrete_ebm.samplers.base import ChainState, StepInfo
 from discrete_ebm.samplers.fast.plan import Plan, plan_of
 from discrete_ebm.samplers.fast.switch import fused_available, fused_enabled
 
-__all__ = ["fused_step", "refusal", "require_fused"]
+__all__ = ["fused_step", "refusal", "require_fused", "require_fused_layers", "step_seeds"]
 
 
 def refusal(energy: Any, x: Tensor) -> str | None:
@@ -34,6 +34,13 @@ def require_fused(implementation: str, energy: Any, x: Tensor) -> None:
     reason = refusal(energy, x) if implementation == "fused" else None
     if reason is not None:
         raise CapabilityError(f"`implementation` must not be 'fused' here: {reason}. Use 'auto'.")
+
+
+def require_fused_layers(implementation: str, x: Tensor) -> None:
+    """The same for hidden and visible units drawn by layers."""
+    if implementation == "fused" and not (fused_available() and x.device.type == "cpu"):
+        raise CapabilityError(f"`implementation` must not be 'fused' without numba or off the CPU; got chains on "
+                              f"{x.device}, numba {'' if fused_available() else 'not '}installed. Use 'auto'.")
 
 
 def fused_step(
@@ -66,7 +73,7 @@ def fused_step(
         return None
     plan = plan_of(energy)
     betas = _betas(beta)
-    seeds = torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator).numpy().view("uint64")
+    seeds = step_seeds(generator)
     order = None if plan.lattice is not None and blocks is not None else plan.order(energy.space.n_sites, blocks)
     x, energies, hamming = _run(plan, energy.space, state.x, betas, free, order, sweeps, seeds)
     n_chains, device = state.x.shape[0], state.x.device
@@ -79,6 +86,11 @@ def fused_step(
         non_finite=torch.zeros((), dtype=torch.int64, device=device),
     )
     return ChainState(x, torch.from_numpy(energies).to(state.energy.dtype), state.cache, state.step + 1), info
+
+
+def step_seeds(generator: torch.Generator) -> Any:
+    """(2,) uint64: the one draw a step takes from the generator's stream."""
+    return torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator).numpy().view("uint64")
 
 
 def _betas(beta: float | Tensor) -> Any:
