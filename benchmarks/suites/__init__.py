@@ -17,6 +17,9 @@ SUITES = {
     "cost": "cost",
     "moves": "moves",
     "graph-energy": "graph_energy_suite",
+    "speed-ising": "speed_ising",
+    "speed-rbm": "speed_rbm",
+    "speed-sparse": "speed_sparse",
 }
 
 
