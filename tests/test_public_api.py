@@ -48,12 +48,13 @@ def test_a_lattice_a_callable_and_a_log_probability_are_energies():
 
 def test_sample_takes_the_arguments_of_the_contract():
     given = inspect.signature(de.sample).parameters
-    assert list(given)[:12] == ["energy", "sampler", "n_chains", "n_steps", "burn_in", "thin", "beta", "seed", "x0", "clamp",
-                           "device", "progress"]
+    assert list(given)[:12] == ["energy", "sampler", "n_chains", "n_steps", "burn_in", "thin", "beta", "seed", "x0",
+                                "clamp", "device", "progress"]
     assert (given["sampler"].default, given["thin"].default, given["beta"].default) == ("gwg", 1, 1.0)
     assert not given["progress"].default
 
 
+@pytest.mark.filterwarnings("ignore:.*never changed:discrete_ebm.diagnostics.DiagnosticWarning")  # so few draws
 @pytest.mark.parametrize(("n_steps", "burn_in", "thin"), [(20, 5, 1), (20, 5, 4), (21, 0, 5), (10, 9, 1)])
 def test_chains_hold_what_the_contract_lists(n_steps, burn_in, thin):
     energy = de.energies.Ising.lattice((3, 4), coupling=0.44, periodic=True)
