@@ -3,101 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import platform
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import graph_ebm as ge
+from discrete_ebm.benchmark.record import Record, identity, read_json
 from discrete_ebm.errors import DataError
-from graph_ebm.run_folder import plain, provenance, write_json
+from discrete_ebm.provenance import available_cores, cpu_model
+from discrete_ebm.provenance import commit as commit_of
+from graph_ebm.run_folder import PACKAGES, plain, write_json
 from graph_ebm.training import MolecularModel
+
+__all__ = ["RESULTS", "ROOT", "Context", "Record", "available_cores", "commit", "cpu_model", "fingerprint", "identity",
+           "read_json"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 @dataclass
-class Context:
-    """One run of a suite with one seed.
+class Context(Record):
+    """A record with models: ``work`` is the root of models and samples, ``data`` the folder of the full sets (None: the
+    packaged ones), ``retrain`` trains again where a model is there."""
 
-    ``settings``: of the suite, plain numbers and texts. ``path``: the result's JSON file. ``work``: root of models and
-    samples. ``data``: folder of the full sets, or None for the packaged ones. ``again``: repeat parts that are done.
-    ``retrain``: train again where a model is there.
-    """
-
-    suite: str
-    seed: int
-    size: str
-    settings: dict[str, Any]
-    path: Path
-    work: Path
+    work: Path = Path("runs/bench")
     data: Path | None = None
-    device: str = "cpu"
-    again: bool = False
     retrain: bool = False
-    progress: bool = False
-    record: dict[str, Any] = field(default_factory=dict)
+    packages: Iterable[str] = PACKAGES
+    root: Path = ROOT
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["settings"][name]
-        except KeyError:
-            raise AttributeError(f"no setting {name!r} in the suite {self.__dict__.get('suite')!r}") from None
-
-    # -- the record -------------------------------------------------------------------------------------------------
-
-    def begin(self, extendable: Sequence[str] = ()) -> bool:
-        """Open the record; False if this run is finished already and is not to be repeated.
-
-        A record of other settings is replaced, unless they differ only in those named ``extendable``.
-        """
-        asked = plain({"settings": self.settings, "size": self.size, "device": self.device,
-                       "data": "packaged" if self.data is None else "full sets"})  # fmt: skip
-        old = read_json(self.path) if self.path.exists() and not self.again else None
-        if old is not None and identity(old, extendable) == identity(asked, extendable):
-            if old.get("finished") and {key: old.get(key) for key in asked} == asked:
-                return False
-            self.record = old | asked
-        else:
-            self.record = {"suite": self.suite, "seed": self.seed, **asked, "parts": {}, "seconds": {}, "notes": []}
-        self.record |= {"commit": commit(), **provenance(), "finished": False}
-        self.record["machine"] |= {"cpu": cpu_model(), "cores": available_cores(), "load": os.getloadavg()[0]}
-        self.save()
-        return True
-
-    def part(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A named part of the result: computed and written at once, or what an earlier run left."""
-        parts = self.record["parts"]
-        if name not in parts:
-            began = time.perf_counter()
-            parts[name] = plain(compute())
-            self.record["seconds"][name] = round(time.perf_counter() - began, 3)
-            self.save()
-        return parts[name]
-
-    def note(self, text: str) -> None:
-        """A sentence that a reader of the figures needs, once."""
-        if text not in self.record["notes"]:
-            self.record["notes"].append(text)
-            self.save()
-
-    def finish(self) -> None:
-        self.record |= {"finished": True, "total_seconds": round(sum(self.record["seconds"].values()), 3)}
-        self.record["machine"]["load_at_end"] = os.getloadavg()[0]
-        self.save()
-
-    def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, self.record)
+    def asked(self) -> dict[str, Any]:
+        return super().asked() | {"data": "packaged" if self.data is None else "full sets"}
 
     # -- models -----------------------------------------------------------------------------------------------------
 
@@ -147,20 +90,6 @@ class Context:
         return model.to(self.device)
 
 
-def identity(record: dict[str, Any], extendable: Sequence[str] = ()) -> dict[str, Any]:
-    """What two records must share for their figures to be of one experiment."""
-    fixed = {key: value for key, value in record.get("settings", {}).items() if key not in extendable}
-    return {"settings": fixed, **{key: record.get(key) for key in ("size", "device", "data")}}
-
-
-def read_json(path: Path) -> Any:
-    """Content of a JSON file; DataError says which one is broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as cause:
-        raise DataError(f"{path} must be a JSON file; got {cause}. Delete it to start this run again.") from cause
-
-
 def fingerprint(energy: torch.nn.Module) -> str:
     """Sixteen characters that stand for the parameters: samples of another model are never taken for this one's."""
     digest = hashlib.sha256(type(energy).__name__.encode())
@@ -173,27 +102,5 @@ def fingerprint(energy: torch.nn.Module) -> str:
 
 
 def commit() -> str | None:
-    """The commit of the working tree, with "+" where files differ from it; None outside git."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-        command = ["git", "status", "--porcelain", "--untracked-files=no"]
-        changed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    except OSError:
-        return None
-    return None if head.returncode else head.stdout.strip() + ("+" if changed.stdout.strip() else "")
-
-
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux: the platform's word is next
-    return platform.processor() or platform.machine()
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The commit of this working tree, with "+" where files differ from it; None outside git."""
+    return commit_of(ROOT)

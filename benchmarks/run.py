@@ -71,8 +71,8 @@ def run_one(options: argparse.Namespace, seed: int, changes: dict[str, Any]) -> 
     path = RESULTS / file
     if options.json is not None:
         path = options.json if options.json.suffix == ".json" and len(options.seeds) == 1 else options.json / file
-    ctx = Context(options.suite, seed, options.size, settings, path, options.work, options.data, options.device,
-                  options.again, options.retrain, progress=sys.stderr.isatty())  # fmt: skip
+    ctx = Context(options.suite, seed, options.size, settings, path, options.device, options.again,
+                  sys.stderr.isatty(), work=options.work, data=options.data, retrain=options.retrain)  # fmt: skip
     torch.set_num_threads(int(settings["threads"]))
     if not ctx.begin(chosen.extendable):
         print(f"{path}: finished already (--again measures it again)", flush=True)

@@ -1,4 +1,4 @@
-"""The ``discrete-ebm`` command: samplers, sample, train, evaluate. All work is done by the library."""
+"""The ``discrete-ebm`` command: samplers, sample, train, evaluate, benchmark. All work is done by the library."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from discrete_ebm import cli_support
+from discrete_ebm.benchmark.command import benchmark
 
 _LARGEST_ENUMERATION = 20  # log2 of the number of states summed over by `evaluate`: seconds, not minutes
 
@@ -312,6 +313,9 @@ def evaluate(
         checkpoint.make_folder(target) / "evaluation.json", json.dumps(cli_support.plain(record), indent=2) + "\n"
     )
     _report(record, quiet, as_json)
+
+
+cli.add_command(benchmark)
 
 
 # -- helpers --------------------------------------------------------------------------------------------------------

@@ -9,23 +9,20 @@ import csv
 import io
 import json
 import math
-import os
-import platform
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from discrete_ebm.checkpoint import atomic_file, make_folder
 from discrete_ebm.cli_support import plain
 from discrete_ebm.errors import CheckpointError, DataError
+from discrete_ebm.provenance import provenance as provenance_of
 
-_PACKAGES = ("discrete-ebm", "torch", "torch_geometric", "rdkit", "numpy", "scipy", "safetensors", "fcd_torch")
+PACKAGES = ("discrete-ebm", "torch", "torch_geometric", "rdkit", "numpy", "scipy", "safetensors", "fcd_torch")
 
 
 class RunFolder:
@@ -200,23 +197,4 @@ def _sdf(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def provenance() -> dict[str, Any]:
     """Versions, machine and time: what another person needs to repeat a run."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    if versions["discrete-ebm"] is None:  # run from a source tree
-        from discrete_ebm import __version__
-
-        versions["discrete-ebm"] = __version__
-    return {
-        "versions": versions,
-        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        },
-    }
+    return provenance_of(PACKAGES)

@@ -142,7 +142,7 @@ def test_a_model_trained_otherwise_is_not_taken_for_this_one(small, tmp_path):
     from graph_ebm.training import MolecularModel
 
     def context() -> Context:
-        ctx = Context("qm9", 0, "small", {}, tmp_path / "r.json", tmp_path / "work")
+        ctx = Context("qm9", 0, "small", {}, tmp_path / "r.json", work=tmp_path / "work")
         ctx.begin()
         return ctx
 

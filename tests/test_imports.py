@@ -22,7 +22,9 @@ LAYERS = [
     {"objectives"},
     {"guards", "checkpoint", "trainer", "datasets"},
     {"evaluate", "plots", "adapters"},
-    {"testing", "testing_checks", "testing_statistics", "testing_targets", "cli_support", "docs_pages"},
+    {"testing", "testing_checks", "testing_statistics", "testing_targets", "cli_support", "docs_pages",
+     "provenance"},
+    {"benchmark"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,1 @@
+"""Benchmarks of samplers: ``discrete-ebm benchmark SUITE``; see docs/benchmarks.md."""
