@@ -47,7 +47,7 @@ def run(ctx: Context) -> None:
     molecules = pools.training_set(ctx, "qm9", ctx.molecules)
     full = train_model(ctx, molecules)
     counts = counts_model(ctx, molecules)
-    poor = poor_model(ctx, molecules, counts)
+    poor = poor_model(ctx, molecules, counts) if ctx.poor_steps else None
     test = pools.held_out(ctx, "qm9", None if ctx.size == "full" else 100)
     meter = pools.fcd_meter(ctx, "qm9", test, ctx.threads)
     judge = Judge(molecules.smiles, test, pools.known_smiles(ctx, "qm9"), meter)
@@ -56,7 +56,8 @@ def run(ctx: Context) -> None:
     floor_part(ctx, molecules, judge)
     model_parts(ctx, "model", full, ctx.steps, judge)
     model_parts(ctx, "counts only", counts, ctx.counts_steps, judge)
-    model_parts(ctx, "counts without angles and rings", poor, ctx.poor_steps, judge)
+    if poor is not None:
+        model_parts(ctx, "counts without angles and rings", poor, ctx.poor_steps, judge)
     perturbed_parts(ctx, full.kernel, molecules, judge)
     walk_parts(ctx, full.kernel, molecules, judge)
 
