@@ -1,11 +1,14 @@
 """Experts by contrast: learn what the best molecules have beyond the base, without running chains on what is learned.
 
 E_i = E₀ + D_i. D_i (count tables and a network, both zero at the start) is trained to tell the best molecules from a
-background of all molecules and draws of the base; its optimum is −log of the ratio of their densities.
+background of all molecules and draws of the base; its optimum is −log of the ratio of their densities. Then it is
+corrected where its own fresh samples still differ from the best molecules.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from torch.nn.functional import softplus
 from discrete_ebm.errors import DataError, SettingError, SpaceError
 from discrete_ebm.guards import Guard
 from discrete_ebm.objectives.base import Objective, ObjectiveOutput, ObjectiveState
-from discrete_ebm.trainer import Batches, Trainer
+from discrete_ebm.trainer import Batches, Trainer, clock_named
 from graph_ebm.advance import advance_chains
 from graph_ebm.energies import ComposedEnergy, MolecularEnergy
 from graph_ebm.graphs import MoleculeSet
@@ -25,7 +28,9 @@ from graph_ebm.moves import MolecularKernel
 from graph_ebm.objectives import MoleculeBank, best_constant, starting_chains
 from graph_ebm.training import NETWORKS, MolecularModel, TrainSettings, single_atoms, torch_threads
 
-__all__ = ["ExpertContrast", "tilt_of", "train_expert"]
+__all__ = ["ExpertContrast", "OwnContrast", "tilt_of", "train_expert"]
+
+OWN_CHAINS, OWN_STEPS, OWN_UPDATES = 1024, 800, 120  # fresh samples and updates of the correction
 
 
 class _Background(MoleculeBank):
@@ -58,19 +63,8 @@ class ExpertContrast(Objective):
     def init(self, energy: Any, data: Any, *, generator: torch.Generator) -> MoleculeBank:
         chains = starting_chains(self.background, self.n_chains, self.kernel, self.base, generator=generator)
         bank = _Background(chains, self.kernel)
-        bank.growing = self._grow(data.device, generator)
+        bank.growing = _fresh(self.kernel, self.base, 128, 400, generator=generator)
         return bank
-
-    def _grow(self, device: torch.device, generator: torch.Generator, n_chains: int = 128, blocks: int = 40) -> Tensor:
-        """States (F, V, V) of annealed chains of the base, from single atoms on; ten steps apart."""
-        x = single_atoms(self.base.space, n_chains, device)
-        state = self.kernel.init(self.base, x, generator=generator)
-        passed = [x]
-        for block in range(blocks):
-            beta = min(1.0, 0.3 + 0.7 * block / (0.5 * blocks))
-            state = advance_chains(self.kernel, self.base, state, 10, generator=generator, beta=beta).state
-            passed.append(state.x)
-        return torch.cat(passed)
 
     def loss(self, energy: Any, batch: Any, state: ObjectiveState, *, generator: torch.Generator) -> ObjectiveOutput:
         if not isinstance(state, _Background):
@@ -96,6 +90,69 @@ class ExpertContrast(Objective):
         return ObjectiveOutput(loss, terms, state.chains[rows])
 
 
+@dataclass(frozen=True)
+class OwnContrast(Objective):
+    r"""Logistic contrast of the best molecules with fresh samples of the expert as it was, E₀ + D_old.
+
+    Log-odds: D − D_old + c, whose optimum is D = D_old − log p_best/p_expert: what the expert gets wrong about its own
+    samples is put right, with the chains at rest while it is learned.
+
+    ``samples`` (F, V, V); ``old``: D_old; ``penalty`` on the variance of D − D_old, 1/nats.
+    Source: Gutmann & Hyvärinen 2010, with the model itself as the noise.
+    """
+
+    samples: Tensor
+    old: Any
+    penalty: float = 1e-3
+
+    def init(self, energy: Any, data: Any, *, generator: torch.Generator) -> ObjectiveState:
+        return ObjectiveState()
+
+    def loss(self, energy: Any, batch: Any, state: ObjectiveState, *, generator: torch.Generator) -> ObjectiveOutput:
+        rows = torch.randint(len(self.samples), (len(batch),), generator=generator, device=batch.device)
+        x = torch.cat([batch, self.samples[rows]])
+        with torch.no_grad():
+            before = self.old.state_energy(x)
+        change = energy.state_energy(x) - before
+        best, own = change.chunk(2)
+        c = best_constant(best.detach(), own.detach())
+        loss = softplus(best + c).mean() + softplus(-(own + c)).mean()
+        loss = loss + self.penalty * (change - change.detach().mean()).square().mean()
+        terms = {
+            "contrast": loss.detach(),
+            "accuracy": ((best + c < 0).float().mean() + (own + c > 0).float().mean()) / 2,
+        }
+        return ObjectiveOutput(loss, terms, x[len(batch) :])
+
+
+def _fresh(
+    kernel: MolecularKernel,
+    energy: Any,
+    n_chains: int,
+    n_steps: int,
+    *,
+    generator: torch.Generator,
+    keep_from: int = 0,
+    every: int = 10,
+    stop: Callable[[], bool] = lambda: False,
+) -> Tensor:
+    """States (F, V, V) of annealed chains from single atoms, ``every`` steps apart from step ``keep_from`` on.
+
+    beta rises from 0.3 to 1 within half of the steps; ``stop`` ends them early.
+    """
+    x = single_atoms(energy.space, n_chains, generator.device)
+    state = kernel.init(energy, x, generator=generator)
+    passed = [x] if keep_from <= 0 else []
+    for done in range(every, n_steps + 1, every):
+        beta = min(1.0, 0.3 + 0.7 * (done - every) / (0.5 * n_steps))
+        state = advance_chains(kernel, energy, state, every, generator=generator, beta=beta).state
+        if done >= keep_from:
+            passed.append(state.x)
+        if stop():
+            break
+    return torch.cat(passed or [state.x])
+
+
 def tilt_of(expert: MolecularModel) -> Any:
     """D of an expert made by :func:`train_expert`: its energy beyond the base."""
     energy = expert.energy
@@ -112,6 +169,7 @@ def train_expert(
     minutes: float = 5.0,
     n_iterations: int | None = None,
     epochs: float = 40.0,
+    correct: bool = True,
     seed: int = 0,
     threads: int | None = None,
     device: str | torch.device = "cpu",
@@ -126,6 +184,8 @@ def train_expert(
     Args:
         molecules: the best ones. base: a model of all of them. background: all of them (the best may be among them).
         minutes: at most; it also ends after ``epochs`` passes over ``molecules``, before they are learned by heart.
+        correct: end with a correction by the expert's own samples (about a quarter of the time); see
+            :class:`OwnContrast`.
         n_iterations: updates, in place of ``minutes`` and ``epochs``; repeats bit by bit for one seed and thread count.
         settings, changes: :class:`graph_ebm.training.TrainSettings`; network, hidden, layers, batch, n_steps,
             lr_contrast (network; ten times of it for the count tables), ema, clip and penalty are used.
@@ -157,46 +217,79 @@ def train_expert(
     batch = min(plan.batch, 256)
     updates = n_iterations or max(20, round(epochs * len(molecules) / min(batch, len(molecules))))
     tables = [] if tilt.local is None else list(tilt.local.parameters())
-    groups = [{"params": tables, "lr": 10 * plan.lr_contrast}]
-    if network is not None:
-        groups.append({"params": list(network.parameters()), "lr": plan.lr_contrast})
+    net = [] if network is None else list(network.parameters())
     history: dict[str, list[Any]] = {}
+    clock, began = clock_named(plan.clock), 0.0
+    seconds = None if n_iterations is not None else 60 * minutes
 
-    def record(trainer: Trainer, terms: dict[str, float]) -> bool:
-        every = max(1, updates // 60)
-        if trainer.iteration % every == 0 or trainer.iteration == 1:
-            seconds = trainer.history["seconds"][-1]
-            row = {"seconds": seconds, "stage": label, "contrast": terms["contrast"], "accuracy": terms["accuracy"]}
-            for key, value in row.items():
-                history.setdefault(key, []).append(value)
-        return False
+    def learn(objective: Objective, n_updates: int, share: float, scale: float, stage: str) -> tuple[bool, int]:
+        """Update the tilt, learning rates times ``scale``; whether it ended in order, and the number of updates."""
+        earlier = clock() - began
 
-    with torch_threads(threads):
+        def record(trainer: Trainer, terms: dict[str, float]) -> bool:
+            if trainer.iteration % max(1, n_updates // 60) == 0 or trainer.iteration == 1:
+                row = {
+                    "seconds": earlier + trainer.seconds,
+                    "stage": stage,
+                    "contrast": terms["contrast"],
+                    "accuracy": terms["accuracy"],
+                }
+                for key, value in row.items():
+                    history.setdefault(key, []).append(value)
+            return False
+
         trainer = Trainer(
             tilt,
-            contrast,
+            objective,
             x,
             generator=generator,
-            parameters=groups,
-            n_iterations=updates,
+            parameters=[{"params": tables, "lr": 10 * scale * plan.lr_contrast}]
+            + ([{"params": net, "lr": scale * plan.lr_contrast}] if net else []),
+            n_iterations=n_updates,
             betas=(0.9, 0.99),
+            max_seconds=None if seconds is None else share * seconds,
             clock=plan.clock,
-            max_seconds=60 * minutes if n_iterations is None else None,
-            warmup=min(20, max(1, updates // 5)),
+            warmup=min(20, max(1, n_updates // 5)),
             decay="linear",
             clip=plan.clip,
-            ema=plan.ema,
+            ema=min(plan.ema, 1 - 5 / (5 + n_updates)),
             guard=Guard(),
         )
         done = trainer.run(Batches(x, batch, generator), [record], progress)
-    if trainer.ema is not None and trainer.iteration:
-        tilt.load_state_dict(trainer.ema.state_dict())
+        if trainer.ema is not None and trainer.iteration:
+            tilt.load_state_dict(trainer.ema.state_dict())
+        return done, trainer.iteration
+
+    expert = ComposedEnergy({"prior": home.energy, "tilt": tilt})
+    with torch_threads(threads):
+        began = clock()
+        done, iterations = learn(contrast, updates, 0.75 if correct else 1.0, 1.0, label)
+        if correct and done:
+            limit = None if seconds is None else 0.92 * seconds
+            try:
+                samples = _fresh(
+                    home.kernel,
+                    expert,
+                    min(OWN_CHAINS, 4 * batch),
+                    OWN_STEPS if n_iterations is None else min(OWN_STEPS, 10 * n_iterations),
+                    generator=generator,
+                    keep_from=OWN_STEPS // 2,
+                    every=OWN_STEPS // 8 if n_iterations is None else 10,
+                    stop=lambda: limit is not None and clock() - began > limit,
+                )
+            except KeyboardInterrupt:
+                done = False
+            else:
+                own = OwnContrast(samples, copy.deepcopy(tilt).requires_grad_(False), plan.penalty or 1e-3)
+                done, more = learn(own, OWN_UPDATES if n_iterations is None else max(1, n_iterations // 5), 0.25, 0.3,
+                                   f"{label}, corrected")  # fmt: skip
+                iterations += more
     model = MolecularModel(
-        ComposedEnergy({"prior": home.energy, "tilt": tilt}),
+        expert,
         base.space,
         base.moves,
         history,
-        {"seed": seed, "minutes": minutes, "epochs": epochs, "molecules": len(molecules), "updates": trainer.iteration},
+        {"seed": seed, "minutes": minutes, "epochs": epochs, "molecules": len(molecules), "updates": iterations},
         interrupted=not done,
     )
     if output is not None:

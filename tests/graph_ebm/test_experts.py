@@ -1,11 +1,14 @@
 """Experts by contrast: what they learn, what they leave alone, and what they refuse."""
 
+import copy
+
 import pytest
 import torch
 
 import graph_ebm as ge
 from discrete_ebm.errors import DataError, SettingError, SpaceError
-from graph_ebm.experts import tilt_of, train_expert
+from discrete_ebm.trainer import Batches, Trainer
+from graph_ebm.experts import OwnContrast, tilt_of, train_expert
 from graph_ebm.training import load_model, train
 
 SMALL = {"hidden": 16, "layers": 1, "batch": 64, "n_chains": 64, "n_steps": 4}
@@ -30,7 +33,13 @@ def best(data):
 
 @pytest.fixture(scope="module")
 def expert(best, base, data):
-    return train_expert(best, base, data, minutes=1, epochs=20, progress=False, **SMALL)
+    return train_expert(best, base, data, minutes=1, epochs=20, correct=False, progress=False, **SMALL)
+
+
+def roc_area(inside, outside):
+    """P(inside < outside) + ties / 2; a tilt that is 0 everywhere gives 0.5."""
+    above = (inside[:, None] < outside[None, :]).float() + 0.5 * (inside[:, None] == outside[None, :]).float()
+    return float(above.mean())
 
 
 def test_the_tilt_tells_the_best_from_the_rest(expert, best, base, data):
@@ -38,10 +47,7 @@ def test_the_tilt_tells_the_best_from_the_rest(expert, best, base, data):
     others = data[(data.x.diagonal(dim1=1, dim2=2) == nitrogen).any(1)]
     tilt = tilt_of(expert)
     with torch.no_grad():
-        inside, outside = tilt.state_energy(best.x), tilt.state_energy(others.x)
-    # area under the ROC curve; an untrained tilt is 0 everywhere and gives 0.5
-    above = (inside[:, None] < outside[None, :]).float() + 0.5 * (inside[:, None] == outside[None, :]).float()
-    assert above.mean() > 0.9
+        assert roc_area(tilt.state_energy(best.x), tilt.state_energy(others.x)) > 0.9
 
 
 def test_the_energy_is_the_base_plus_the_tilt_and_the_base_is_left_alone(expert, base, data):
@@ -66,6 +72,33 @@ def test_one_seed_gives_one_expert(best, base, data):
     first, second = (train_expert(best, base, data, **settings) for _ in range(2))
     states = (first.energy.state_dict(), second.energy.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_the_correction_learns_what_the_experts_own_samples_have_too_much_of(expert, data):
+    """Samples with a surplus of oxygen: the change of the tilt must see it, whatever the tilt was before."""
+    tilt = copy.deepcopy(tilt_of(expert)).requires_grad_(True)
+    old = copy.deepcopy(tilt).requires_grad_(False)
+    oxygen = (data.x.diagonal(dim1=1, dim2=2) == data.space.vocabulary.index("O")).sum(1)
+    surplus, wanted = data.x[oxygen >= 2], data.x[oxygen < 2]
+    generator = torch.Generator().manual_seed(0)
+    trainer = Trainer(tilt, OwnContrast(surplus, old), wanted, generator=generator, n_iterations=60, lr=3e-3, ema=None)
+    trainer.run(Batches(wanted, 64, generator))
+    with torch.no_grad():
+        change = [tilt.state_energy(x) - old.state_energy(x) for x in (wanted, surplus)]
+    assert roc_area(*change) > 0.9
+    assert all(torch.equal(a, b) for a, b in zip(old.parameters(), tilt_of(expert).parameters(), strict=True))
+
+
+def test_the_correction_starts_from_the_contrast_and_can_be_left_out(best, base, data):
+    settings = {"n_iterations": 10, "progress": False, "seed": 3, **SMALL}
+    with_it, without = (train_expert(best, base, data, correct=correct, **settings) for correct in (True, False))
+    assert (with_it.settings["updates"], without.settings["updates"]) == (12, 10)
+    assert with_it.history["stage"][-1] == "expert, corrected"
+    assert with_it.history["seconds"] == sorted(with_it.history["seconds"])
+    assert with_it.history["contrast"][: len(without.history["contrast"])] == without.history["contrast"]
+    x = data.x[:50]
+    with torch.no_grad():
+        assert not torch.equal(tilt_of(with_it).state_energy(x), tilt_of(without).state_energy(x))
 
 
 def test_epochs_bound_the_updates(expert, best):
