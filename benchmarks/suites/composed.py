@@ -41,7 +41,8 @@ def run(ctx: Context) -> None:
     if len(rows) >= 2:
         molecules = pool.molecules(np.sort(rows))
         seen |= set(molecules.smiles)
-        energies["one expert on both"] = experts.expert(ctx, "both", molecules, found["base"]).energy
+        background = pool.molecules(experts.chosen(ctx, pool)["base"])
+        energies["one expert on both"] = experts.expert(ctx, "both", molecules, found["base"], background).energy
     else:
         ctx.note(f"Only {len(rows)} molecules of the pool meet both: no expert was trained on them.")
     ctx.part("data", lambda: data)
