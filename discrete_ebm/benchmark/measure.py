@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from discrete_ebm.errors import EBMError
 from discrete_ebm.evaluate.exact import ExactResult, exact
 from discrete_ebm.samplers.base import Kernel
 
-__all__ = ["attempt", "efficiency", "law_error", "standard_error"]
+__all__ = ["attempt", "clock_of", "efficiency", "law_error", "standard_error"]
 
 RESAMPLES = 400
 PILOT = 3  # steps whose time decides whether a part fits into its limit
@@ -78,13 +79,18 @@ def efficiency(energy: Any, kernel: Kernel, *, n_chains: int, n_steps: int, burn
         ``rhat``. Or ``skipped`` with a sentence.
     """
     space = energy.space
+    if limit is not None:
+        pilot = sample(energy, kernel, n_chains, PILOT, burn_in=0, seed=seed, x0=start).seconds / PILOT
+        total = n_steps + burn_in
+        if pilot * total > limit:
+            return {"skipped": f"{total} steps would take {pilot * total:.0f} s; the limit is {limit:g} s"}
     warm = sample(energy, kernel, n_chains, burn_in + 1, burn_in=burn_in, seed=seed, x0=start)
     state, device = warm.state, warm.last.device
     generator = torch.Generator(device).manual_seed(seed + 1)
     other = space.random(1, torch.Generator().manual_seed(20_251))[0].to(device)
     record = torch.empty(n_steps, n_chains, 2, dtype=torch.float64)
     totals = StepTotals.zero(state.energy)
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    clock = clock_of(device)
     spent = wall = 0.0
     with torch.no_grad():
         for done in range(n_steps):
@@ -96,9 +102,6 @@ def efficiency(energy: Any, kernel: Kernel, *, n_chains: int, n_steps: int, burn
             totals = totals.add(info)
             record[done, :, 0] = state.energy
             record[done, :, 1] = (state.x != other).flatten(1).sum(-1)
-            if limit is not None and done + 1 == PILOT and spent / PILOT * n_steps > limit:
-                return {"skipped": f"{n_steps} steps would take {spent / PILOT * n_steps:.0f} s; the limit is "
-                                   f"{limit:g} s"}
     raise_if_not_finite(energy, state, totals, f"within {n_steps} steps")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticWarning)  # a frozen chain has an ESS of 0: the table shows it
@@ -119,12 +122,17 @@ def efficiency(energy: Any, kernel: Kernel, *, n_chains: int, n_steps: int, burn
     }  # fmt: skip
 
 
+def clock_of(device: torch.device | str) -> Callable[[], float]:
+    """Processor time on a CPU, so that other work on the machine does not count; wall clock elsewhere."""
+    return time.process_time if torch.device(device).type == "cpu" else time.perf_counter
+
+
 def standard_error(per_chain: Tensor) -> float:
     """Of a mean over independent chains (C,): right however slowly each of them moves; nan for one chain."""
     return float(per_chain.double().std() / math.sqrt(len(per_chain))) if len(per_chain) > 1 else math.nan
 
 
-def attempt(compute: Any) -> dict[str, Any]:
+def attempt(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What a part yields, or the sentence with which it failed."""
     try:
         return compute()

@@ -311,3 +311,10 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypatc
     assert said in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_part_over_its_limit_is_not_run_and_says_so():
+    energy = de.energies.Ising.lattice((4, 4), 0.3)
+    part = measure.efficiency(energy, registry.create("gibbs"), n_chains=4, n_steps=10**9, burn_in=5, seed=0, limit=1.0)
+    assert "the limit is 1 s" in part["skipped"]
+    assert sampling.standing({"exact": True, **part}) == "not run"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 from discrete_ebm import checkpoint, datasets
 from discrete_ebm.benchmark import figures
 from discrete_ebm.benchmark.contenders import Contender, part_seed
-from discrete_ebm.benchmark.measure import attempt
+from discrete_ebm.benchmark.measure import attempt, clock_of
 from discrete_ebm.benchmark.mmd import squared_mmd
 from discrete_ebm.benchmark.record import Record
 from discrete_ebm.benchmark.sampling import (
@@ -145,7 +144,7 @@ def _distances(ctx: Record, energy: BernoulliRBM, one: Contender, start: Tensor,
     """Squared MMD at every checkpoint; the scale is adapted until the first, and the steps until then count too."""
     kernel = one.create(exact_deltas=ctx.exact_deltas)
     seed, points = part_seed(ctx.seed, f"mmd/{one.label}"), []
-    clock, spent, done, calls = time.process_time, 0.0, ctx.mmd_steps[0], 0.0
+    clock, spent, done = clock_of(ctx.device), 0.0, ctx.mmd_steps[0]
     generator = torch.Generator(start.device).manual_seed(seed)
     began = clock()
     first = sample(energy, kernel, None, done, burn_in=done - 1, seed=generator, x0=start)
