@@ -71,7 +71,7 @@ def efficiency(energy: Any, kernel: Kernel, *, n_chains: int, n_steps: int, burn
 
     Args:
         start: (C, *shape) where the chains begin; None = random.
-        limit: seconds; a run that would last longer by the time of its first steps is not made.
+        limit: seconds by :func:`clock_of`; a run that would last longer by the time of its first steps is not made.
     Returns:
         ``ess``, ``ess_energy``, ``ess_distance``; ``evaluations`` of the energy or its gradient per chain and step;
         ``ess_per_evaluation``, ``ess_per_second`` (processor seconds of this process on a CPU, wall clock elsewhere);
@@ -80,7 +80,10 @@ def efficiency(energy: Any, kernel: Kernel, *, n_chains: int, n_steps: int, burn
     """
     space = energy.space
     if limit is not None:
-        pilot = sample(energy, kernel, n_chains, PILOT, burn_in=0, seed=seed, x0=start).seconds / PILOT
+        clock = clock_of(energy_device(energy) or "cpu")
+        began = clock()
+        sample(energy, kernel, n_chains, PILOT, burn_in=0, seed=seed, x0=start)
+        pilot = (clock() - began) / PILOT
         total = n_steps + burn_in
         if pilot * total > limit:
             return {"skipped": f"{total} steps would take {pilot * total:.0f} s; the limit is {limit:g} s"}

@@ -18,7 +18,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
               "start_steps": 50, "law_chains": 64, "law_steps": 150, "limit": None, "samplers": [],
               "left_out": ["tempered-transitions"]},
     "full": {"sizes": [20, 50, 100], "couplings": [round(0.1607 + 0.04 * i, 4) for i in range(16)], "n_chains": 32,
-             "n_steps": 4000, "burn_in": 500, "start_steps": 300, "law_chains": 256, "law_steps": 3000, "limit": 120.0,
+             "n_steps": 4000, "burn_in": 500, "start_steps": 300, "law_chains": 256, "law_steps": 3000, "limit": 600.0,
              "samplers": [], "left_out": []},
 }  # fmt: skip
 
