@@ -88,7 +88,7 @@ class BlockGibbs(Kernel):
         implementation: "auto" sweeps Ising and Potts models on the CPU by compiled code (numba needed; 64 chains in a
             word where coupling and field are the same all over a chessboard), "reference" never does, "fused" refuses
             what compiled code cannot do.
-    Invariant law: exp(−βE). Cost of an RBM: two matrix products, as its hidden log odds are kept; else one closed-form
+    Invariant law: exp(−βE). Cost: two matrix products for an RBM, as its hidden log odds are kept; else one closed-form
     conditional per site and one energy per sweep; without a closed form N·(K − 1) energy evaluations.
     Source: Geman & Geman 1984; hidden units: Hinton 2002, "Training products of experts".
     """

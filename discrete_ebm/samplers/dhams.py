@@ -69,8 +69,10 @@ class DiscreteHAMS(Kernel):
         coordinates of categories are this library's.
     """
 
-    target_acceptance: ClassVar[float] = 0.574
-    scale_bounds: ClassVar[tuple[float, float]] = (1e-2, 1e3)
+    # Proposals that change nothing are accepted too, so a chain that a huge δ has frozen looks well: δ is bounded, and
+    # the target is higher than that of other informed kernels (3 × 3 Ising at 0.44: most effective draws at 0.86).
+    target_acceptance: ClassVar[float] = 0.8
+    scale_bounds: ClassVar[tuple[float, float]] = (1e-2, 1.0)
     history: ClassVar[frozenset[str]] = frozenset({"log_scale", "momentum"})
 
     step_size: float = 0.7
