@@ -5,10 +5,10 @@ from discrete_ebm.samplers import any_scale as _any_scale
 from discrete_ebm.samplers import block_gibbs as _block_gibbs  # importing a kernel's file registers it
 from discrete_ebm.samplers import combine as _combine
 from discrete_ebm.samplers import cyclical as _cyclical
+from discrete_ebm.samplers import dhams as _dhams
 from discrete_ebm.samplers import discrete_langevin as _discrete_langevin
 from discrete_ebm.samplers import dlmc as _dlmc
 from discrete_ebm.samplers import enumerated_gibbs as _enumerated_gibbs
-from discrete_ebm.samplers import dhams as _dhams
 from discrete_ebm.samplers import gibbs as _gibbs
 from discrete_ebm.samplers import gwg as _gwg
 from discrete_ebm.samplers import hamming_ball as _hamming_ball
@@ -62,10 +62,10 @@ __all__ = [
     "ChainState",
     "Choice",
     "Chromatic",
+    "DiscreteHAMS",
     "DiscreteMALA",
     "DiscreteULA",
     "EnumeratedGibbs",
-    "DiscreteHAMS",
     "Gibbs",
     "GibbsWithGradients",
     "HammingBall",
