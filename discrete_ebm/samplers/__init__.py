@@ -1,5 +1,6 @@
 """Samplers: one registry of kernels, made by name with :func:`create`."""
 
+from discrete_ebm.samplers import alternate as _alternate
 from discrete_ebm.samplers import annealing as _annealing
 from discrete_ebm.samplers import any_scale as _any_scale
 from discrete_ebm.samplers import block_gibbs as _block_gibbs  # importing a kernel's file registers it
@@ -42,7 +43,7 @@ Langevin = _langevin.Langevin
 LocallyBalanced = _locally_balanced.LocallyBalanced
 Metropolis = _metropolis.Metropolis
 Chromatic = _block_gibbs.Chromatic
-Alternate = _combine.Alternate
+Alternate = _alternate.Alternate
 Mixture = _combine.Mixture
 Repeat = _combine.Repeat
 Sweep = _combine.Sweep

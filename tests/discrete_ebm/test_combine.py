@@ -20,10 +20,11 @@ import discrete_ebm as de
 from discrete_ebm import samplers
 from discrete_ebm.energies import Energy, evaluate_energy, from_callable
 from discrete_ebm.errors import CapabilityError, ConformanceError, RegistryError, SettingError, ShapeError
-from discrete_ebm.samplers import ChainState, Kernel, StepInfo, combine, gwg
+from discrete_ebm.samplers import ChainState, Kernel, StepInfo, alternate, combine, gwg
 from discrete_ebm.samplers.accept import metropolis_hastings, metropolis_log_alpha, select
+from discrete_ebm.samplers.alternate import Alternate, MemberGiven
 from discrete_ebm.samplers.base import beta_column
-from discrete_ebm.samplers.combine import Alternate, MemberGiven, Mixture, Repeat, Sweep
+from discrete_ebm.samplers.combine import Mixture, Repeat, Sweep
 from discrete_ebm.spaces import Binary, Categorical, Ordinal, Product, Real, Spin
 from discrete_ebm.testing import PairwiseFeatures, Target, check_sampler
 from tests import cases, reference, statistical
@@ -430,7 +431,7 @@ def stale_rest() -> Iterator[None]:
             super().__init__(energy, name, old if old.shape == x.shape else x)
             last["x"] = x
 
-    with mock.patch.object(combine, "MemberGiven", Stale):
+    with mock.patch.object(alternate, "MemberGiven", Stale):
         yield
 
 
@@ -445,8 +446,8 @@ def candidates_of_other_chains() -> Iterator[None]:
 
 @contextlib.contextmanager
 def clamp_lost_on_the_way() -> Iterator[None]:
-    original = combine._part
-    with mock.patch.object(combine, "_part", lambda *args: (original(*args)[0], None)):
+    original = alternate._part
+    with mock.patch.object(alternate, "_part", lambda *args: (original(*args)[0], None)):
         yield
 
 
