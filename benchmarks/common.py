@@ -18,8 +18,8 @@ from discrete_ebm.benchmark.record import Record, identity, read_json
 from discrete_ebm.errors import DataError
 from discrete_ebm.provenance import available_cores, cpu_model
 from discrete_ebm.provenance import commit as commit_of
+from graph_ebm.model import MolecularModel
 from graph_ebm.run_folder import PACKAGES, plain, write_json
-from graph_ebm.training import MolecularModel
 
 __all__ = ["RESULTS", "ROOT", "Context", "Record", "available_cores", "commit", "cpu_model", "fingerprint", "identity",
            "read_json"]

@@ -21,7 +21,7 @@ _NAMES: dict[str, str] = {
     "to_pyg": "graph_ebm.pyg",
     "from_pyg": "graph_ebm.pyg",
     "train": "graph_ebm.training",
-    "load_model": "graph_ebm.training",
+    "load_model": "graph_ebm.model",
     "generate": "graph_ebm.generate",
     "optimize": "graph_ebm.optimize",
     "evaluate": "graph_ebm.metrics",

@@ -172,10 +172,10 @@ def generate(
     """Draw molecules from a trained model (the folder that train or optimize wrote)."""
     from graph_ebm.generate import generate as draw
     from graph_ebm.metrics import check_samples, evaluate
+    from graph_ebm.model import load_model
     from graph_ebm.report import render
     from graph_ebm.report_builders import generation_report
     from graph_ebm.run_folder import provenance, write_molecules
-    from graph_ebm.training import load_model
 
     check_device(device)
     check_smarts(keep, "--keep")
@@ -343,7 +343,7 @@ def _model_folder(path: Path) -> Path:
 
 
 def _load(path: Path) -> Any:
-    from graph_ebm.training import load_model
+    from graph_ebm.model import load_model
 
     return load_model(_model_folder(path))
 

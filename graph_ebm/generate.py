@@ -16,10 +16,10 @@ from discrete_ebm.samplers.base import ChainState
 from graph_ebm.advance import advance_chains
 from graph_ebm.energies import ComposedEnergy
 from graph_ebm.graphs import MoleculeSet, from_smiles
+from graph_ebm.model import MolecularModel, single_atoms
 from graph_ebm.moves import MolecularKernel
 from graph_ebm.moves.tables import permute
 from graph_ebm.space import MolecularSpace
-from graph_ebm.training import MolecularModel, single_atoms
 
 __all__ = ["Generated", "clamp_substructure", "generate", "prepare_start", "run_chains", "starting_states"]
 

@@ -20,9 +20,10 @@ from graph_ebm.energies import ComposedEnergy
 from graph_ebm.experts import train_expert
 from graph_ebm.generate import Generated, generate, prepare_start
 from graph_ebm.graphs import MoleculeSet, to_smiles
+from graph_ebm.model import MolecularModel
 from graph_ebm.space import MolecularSpace
 from graph_ebm.targets import Target, best_part, desirability, lift_interval, meets, property_table
-from graph_ebm.training import MolecularModel, torch_threads, train
+from graph_ebm.training import torch_threads, train
 
 __all__ = ["OptimizeResult", "Target", "optimize"]
 

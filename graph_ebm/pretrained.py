@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 
 from discrete_ebm.errors import RegistryError
+from graph_ebm.model import MolecularModel, load_model
 from graph_ebm.space import MolecularSpace
-from graph_ebm.training import MolecularModel, load_model
 
 __all__ = ["load", "matching", "names"]
 

@@ -20,8 +20,8 @@ from benchmarks.suites import SUITES, suite
 from discrete_ebm.errors import DataError, SettingError
 from graph_ebm import datasets
 from graph_ebm.metrics import check_samples
+from graph_ebm.model import single_atoms
 from graph_ebm.moves import build_kernel, mine_moves
-from graph_ebm.training import single_atoms
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -139,7 +139,7 @@ def test_every_suite_has_both_sizes_with_the_same_settings():
 def test_a_model_trained_otherwise_is_not_taken_for_this_one(small, tmp_path):
     molecules, _ = small
     from graph_ebm.energies import MolecularEnergy
-    from graph_ebm.training import MolecularModel
+    from graph_ebm.model import MolecularModel
 
     def context() -> Context:
         ctx = Context("qm9", 0, "small", {}, tmp_path / "r.json", work=tmp_path / "work")

@@ -12,8 +12,8 @@ from benchmarks.common import Context
 from benchmarks.measure import Judge, smiles_of
 from benchmarks.sampling import ZeroEnergy, curve, perturb
 from graph_ebm.graphs import MoleculeSet
+from graph_ebm.model import MolecularModel, single_atoms
 from graph_ebm.moves import MolecularKernel
-from graph_ebm.training import MolecularModel, single_atoms
 
 
 def curve_parts(

@@ -26,8 +26,8 @@ from graph_ebm.advance import advance_chains
 from graph_ebm.energies import ComposedEnergy
 from graph_ebm.experts import train_expert
 from graph_ebm.graphs import MoleculeSet
+from graph_ebm.model import MolecularModel, single_atoms
 from graph_ebm.targets import lift_interval
-from graph_ebm.training import MolecularModel, single_atoms
 
 TITLE = "Experts on ZINC250k."
 INFINITE = float("inf")

@@ -22,8 +22,8 @@ from benchmarks.suites.distribution import request
 from discrete_ebm.samplers.factored import propose_factored
 from graph_ebm import datasets
 from graph_ebm.graphs import MoleculeSet
+from graph_ebm.model import MolecularModel
 from graph_ebm.moves import MolecularKernel
-from graph_ebm.training import MolecularModel
 
 TITLE = "Moves."
 SETTINGS: dict[str, dict[str, Any]] = {

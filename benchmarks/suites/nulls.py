@@ -20,7 +20,7 @@ from benchmarks.sampling import ZeroEnergy, curve, perturb
 from benchmarks.suites import experts
 from graph_ebm.energies import ComposedEnergy
 from graph_ebm.metrics import fingerprints, internal_diversity
-from graph_ebm.training import MolecularModel, single_atoms
+from graph_ebm.model import MolecularModel, single_atoms
 
 TITLE = "Null models and a graph genetic algorithm beside the experts."
 TASKS = {"qed": "Q", "plogp": "P"}

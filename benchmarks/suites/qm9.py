@@ -23,8 +23,8 @@ from benchmarks.suites.distribution import (
 )
 from graph_ebm.energies import LocalEnergy, MolecularEnergy
 from graph_ebm.graphs import MoleculeSet
+from graph_ebm.model import MolecularModel
 from graph_ebm.moves import mine_moves
-from graph_ebm.training import MolecularModel
 
 TITLE = "QM9, 10,000 training molecules."
 EXTENDABLE = ("steps", "counts_steps", "poor_steps", "walk_steps", "perturb")

@@ -26,10 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import graph_ebm as ge
 from discrete_ebm.samplers.base import Kernel
+from graph_ebm.model import load_model
 from graph_ebm.moves import MoveSettings, build_kernel
 from graph_ebm.moves.shortlist import ShortlistKernel
 from graph_ebm.moves.taylor import rank_correlation_by_move
-from graph_ebm.training import load_model, train
+from graph_ebm.training import train
 
 
 def kernels(settings: MoveSettings, tries: list[int]) -> dict[str, Kernel]:

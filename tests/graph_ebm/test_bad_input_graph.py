@@ -24,8 +24,9 @@ from discrete_ebm.errors import DivergenceError
 from graph_ebm import pretrained, training
 from graph_ebm.cli import cli
 from graph_ebm.datasets import load
+from graph_ebm.model import load_model
 from graph_ebm.objectives import MolecularPCD
-from graph_ebm.training import TrainSettings, load_model
+from graph_ebm.training import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests.graph_ebm.test_bad_input_graph"

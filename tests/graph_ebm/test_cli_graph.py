@@ -76,12 +76,13 @@ def calls(monkeypatch):
 
     training = types.ModuleType("graph_ebm.training")
     training.train = recorder("train", Model())
-    training.load_model = recorder("load_model", Model())
+    model = types.ModuleType("graph_ebm.model")
+    model.load_model = recorder("load_model", Model())
     generate = types.ModuleType("graph_ebm.generate")
     generate.generate = recorder("generate", lambda model, n, **_: Generated(n))
     optimize = types.ModuleType("graph_ebm.optimize")
     optimize.optimize, optimize.Target = recorder("optimize", Result()), Target
-    for module in (training, generate, optimize):
+    for module in (training, model, generate, optimize):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     seen["modules"] = {"training": training, "generate": generate, "optimize": optimize}
     return seen

@@ -13,8 +13,8 @@ from discrete_ebm.errors import MoleculeError, SettingError
 from graph_ebm import from_smiles, generate
 from graph_ebm.constraints import ConstrainedEnergy, similar_to
 from graph_ebm.energies import ComposedEnergy, LocalEnergy
+from graph_ebm.model import MolecularModel
 from graph_ebm.moves import mine_moves
-from graph_ebm.training import MolecularModel
 
 SMILES = ["c1ccccc1O", "Cc1ccccc1O", "CCO", "CCCCCN", "OC1CCCC1", "C"]
 LIKE = "c1ccccc1O"

@@ -18,9 +18,10 @@ from graph_ebm.datasets import load
 from graph_ebm.energies import ComposedEnergy, LocalEnergy, MolecularEnergy
 from graph_ebm.generate import clamp_substructure, generate, prepare_start, starting_states
 from graph_ebm.graphs import MoleculeSet
+from graph_ebm.model import MolecularModel, single_atoms
 from graph_ebm.moves import mine_moves
 from graph_ebm.run_folder import csv_text
-from graph_ebm.training import MolecularModel, single_atoms, train
+from graph_ebm.training import train
 
 module = sys.modules["graph_ebm.generate"]  # the package gives the function of that name
 DRUGS = [

@@ -8,7 +8,8 @@ from rdkit import Chem
 
 import graph_ebm as ge
 from graph_ebm.experts import train_expert
-from graph_ebm.training import single_atoms, train
+from graph_ebm.model import single_atoms
+from graph_ebm.training import train
 
 pytestmark = [
     pytest.mark.gpu,

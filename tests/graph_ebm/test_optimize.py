@@ -17,8 +17,9 @@ from graph_ebm import from_smiles, pretrained, properties
 from graph_ebm.datasets import load
 from graph_ebm.energies import ComposedEnergy
 from graph_ebm.graphs import MoleculeSet
+from graph_ebm.model import MolecularModel, load_model
 from graph_ebm.targets import Target, best_part
-from graph_ebm.training import MolecularModel, load_model, train
+from graph_ebm.training import train
 
 import_module("graph_ebm.optimize")
 module = sys.modules["graph_ebm.optimize"]  # the package gives the function of that name

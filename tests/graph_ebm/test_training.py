@@ -16,17 +16,10 @@ from graph_ebm.datasets import load
 from graph_ebm.energies import ComposedEnergy, LocalEnergy, MolecularEnergy
 from graph_ebm.generate import generate
 from graph_ebm.graphs import MoleculeSet
+from graph_ebm.model import MolecularModel, load_model, single_atoms
 from graph_ebm.moves import mine_moves
 from graph_ebm.objectives import MolecularPCD
-from graph_ebm.training import (
-    MolecularModel,
-    TrainSettings,
-    data_histograms,
-    distance_to_data,
-    load_model,
-    single_atoms,
-    train,
-)
+from graph_ebm.training import TrainSettings, data_histograms, distance_to_data, train
 
 TINY = {"hidden": 8, "layers": 1, "n_chains": 64, "batch": 32, "n_steps": 4, "progress": False}
 
