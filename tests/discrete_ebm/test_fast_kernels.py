@@ -358,6 +358,19 @@ def test_parameters_that_change_between_steps_are_noticed(how: str) -> None:
     assert bool((_after(energy) == -1).all())
 
 
+@pytest.mark.parametrize("make", [random_ising, dense_ising, lambda: potts(0.2)], ids=["sparse", "dense", "potts"])
+def test_a_model_made_double_between_steps_is_swept_in_double(make: Callable[[], Any]) -> None:
+    """The numbers are the same; sums of them in float32 are not."""
+    energy = make()
+    _after(energy)
+    energy.double()
+    generator, kernel = torch.Generator().manual_seed(0), samplers.create("gibbs", implementation="fused")
+    state = kernel.init(energy, energy.space.random(50, generator), generator=generator)
+    state, _ = kernel.step(energy, state, generator=generator)
+    assert state.energy.dtype == torch.float64
+    assert torch.allclose(state.energy, evaluate_energy(energy, state.x).detach(), rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("chains", [1, 2, 7, 8, 9, 40, 64, 65])
 def test_energies_and_changes_are_those_of_the_states(chains: int) -> None:
     generator = torch.Generator().manual_seed(0)

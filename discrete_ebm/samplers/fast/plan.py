@@ -74,13 +74,17 @@ def plan_of(energy: Any) -> Plan:
     stamp = (0, 0) if edges is None or edges.is_inference() else (edges.data_ptr(), edges._version)
     fresh = plan is not None and plan.stamp == stamp and (edges is None or not edges.is_inference())
     now = (energy.coupling.detach(), energy.field.detach())
-    if plan is not None and fresh and all(map(torch.equal, plan.snapshot, now)):
+    if plan is not None and fresh and all(map(_same, plan.snapshot, now)):
         return plan
     made = _make(energy, stamp, *now)
     if plan is not None and fresh and edges is not None:  # the graph is the same
         made.orders = plan.orders
     _PLANS[energy] = made
     return made
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)  # torch.equal is true across dtypes
 
 
 def _make(energy: Any, stamp: tuple[int, int], coupling: Tensor, field: Tensor) -> Plan:
