@@ -178,16 +178,16 @@ class FactorialHMM(Energy):
         mean = bits @ weight + bias
         scale = math.log(self.sigma) + 0.5 * math.log(2 * math.pi)
         emission = -0.5 * ((y[:, None] - mean) / self.sigma).square() - scale
-        step = beta * torch.tensor([[math.log(self.stay), math.log1p(-self.stay)]] * 2, dtype=torch.float64)
-        step = torch.stack((step[0], step[1].flip(0))).exp()  # [from, to], of one hidden chain
-        halves = [_power(step, n_hidden // 2), _power(step, n_hidden - n_hidden // 2)]  # symmetric, as `step` is
         ones = bits.sum(-1)
         log = beta * (ones * math.log(self.first) + (n_hidden - ones) * math.log1p(-self.first) + emission[0])
         total, messages = torch.zeros((), dtype=torch.float64), []
         for t in range(length):
             if t:
-                message = halves[0] @ log.exp().reshape(len(halves[0]), len(halves[1])) @ halves[1]
-                log = message.reshape(-1).log() + beta * emission[t]
+                log = log.reshape((2,) * n_hidden)
+                for chain in range(n_hidden):  # each hidden chain stays or changes; in logarithms, so any beta will do
+                    log = torch.logaddexp(beta * math.log(self.stay) + log,
+                                          beta * math.log1p(-self.stay) + log.flip(chain))
+                log = log.reshape(-1) + beta * emission[t]
             part = log.logsumexp(0)
             total, log = total + part, log - part
             messages.append(log)
@@ -199,14 +199,6 @@ def _draw(weights: Tensor, generator: torch.Generator) -> Tensor:
     cumulative = weights.cumsum(-1)
     target = torch.rand(len(weights), 1, generator=generator, dtype=weights.dtype) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=weights.shape[1] - 1)
-
-
-def _power(matrix: Tensor, n: int) -> Tensor:
-    """The n-fold Kronecker power; (1, 1) ones for n = 0."""
-    result = torch.ones(1, 1, dtype=matrix.dtype)
-    for _ in range(n):
-        result = torch.kron(result, matrix)
-    return result
 
 
 def _logit(p: float) -> float:

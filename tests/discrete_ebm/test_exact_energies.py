@@ -140,6 +140,15 @@ def test_bad_settings_of_the_hidden_model_are_one_sentence():
         FactorialHMM.random(3, 15).log_z()
 
 
+@pytest.mark.parametrize("beta", [0.5, 20.0, 600.0])
+def test_the_recursion_is_the_enumerated_law_at_any_beta(beta):
+    """At 600 the least probable changes of a time step are below what a float64 can hold."""
+    model = FactorialHMM.random(4, 3, seed=2).double()
+    law = de.evaluate.exact(model, beta)
+    assert model.log_z(beta) == pytest.approx(law.log_z, rel=1e-12)
+    assert model.mean_energy(beta) == pytest.approx(law.mean_energy, rel=1e-12)
+
+
 # -- independent sets and cuts --------------------------------------------------------------------------------------
 
 GRAPHS = [nx.gnp_random_graph(11, 0.3, seed=1), nx.barabasi_albert_graph(10, 2, seed=2), nx.empty_graph(3)]
@@ -205,6 +214,18 @@ def test_weighted_cuts_count_their_weights():
     x = torch.tensor([[1, -1, 1], [1, 1, 1]], dtype=torch.int8)
     assert problem.value(x).tolist() == [3.0, 0.0]
     assert de.evaluate.optimum(problem).value == 3.0
+
+
+def test_a_proven_cut_is_the_best_though_one_weight_dwarfs_the_others():
+    """The best is found to the last edge, not to the ten-thousandth of the value at which solvers stop by default."""
+    pairs = torch.combinations(torch.arange(8))
+    weights = torch.rand(len(pairs), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    small = MaxCut(pairs.t(), weights=weights, dtype=torch.float64)
+    heavy = torch.tensor([[8], [9]])
+    both = MaxCut(torch.cat([pairs.t(), heavy], 1), weights=[*weights.tolist(), 1e5], dtype=torch.float64)
+    solved = de.evaluate.optimum(both)
+    assert solved.proven
+    assert solved.value - 1e5 == pytest.approx(float(small.value(de.Spin(8).enumerate()).max()), abs=1e-6)
 
 
 @pytest.mark.parametrize(("make", "said"), [
