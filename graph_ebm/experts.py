@@ -7,6 +7,7 @@ corrected where its own fresh samples still differ from the best molecules.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,9 +25,10 @@ from discrete_ebm.trainer import Batches, Trainer, clock_named
 from graph_ebm.advance import advance_chains
 from graph_ebm.energies import ComposedEnergy, MolecularEnergy
 from graph_ebm.graphs import MoleculeSet
+from graph_ebm.model import MolecularModel, single_atoms
 from graph_ebm.moves import MolecularKernel
 from graph_ebm.objectives import MoleculeBank, best_constant, starting_chains
-from graph_ebm.training import NETWORKS, MolecularModel, TrainSettings, single_atoms, torch_threads
+from graph_ebm.training import NETWORKS, TrainSettings, torch_threads
 
 __all__ = ["ExpertContrast", "OwnContrast", "tilt_of", "train_expert"]
 
@@ -132,25 +134,26 @@ def _fresh(
     n_steps: int,
     *,
     generator: torch.Generator,
-    keep_from: int = 0,
+    settled: bool = False,
     every: int = 10,
     stop: Callable[[], bool] = lambda: False,
 ) -> Tensor:
-    """States (F, V, V) of annealed chains from single atoms, ``every`` steps apart from step ``keep_from`` on.
+    """States (F, V, V) of annealed chains from single atoms, ``every`` steps apart.
 
-    beta rises from 0.3 to 1 within half of the steps; ``stop`` ends them early.
+    beta rises from 0.3 to 1 within half of the steps. ``settled``: only states at beta = 1, the law itself, maybe
+    none; else all that they pass. ``stop`` ends them early.
     """
     x = single_atoms(energy.space, n_chains, generator.device)
     state = kernel.init(energy, x, generator=generator)
-    passed = [x] if keep_from <= 0 else []
+    passed = [x[:0] if settled else x]
     for done in range(every, n_steps + 1, every):
         beta = min(1.0, 0.3 + 0.7 * (done - every) / (0.5 * n_steps))
         state = advance_chains(kernel, energy, state, every, generator=generator, beta=beta).state
-        if done >= keep_from:
+        if beta == 1 or not settled:
             passed.append(state.x)
         if stop():
             break
-    return torch.cat(passed or [state.x])
+    return torch.cat(passed)
 
 
 def tilt_of(expert: MolecularModel) -> Any:
@@ -222,8 +225,11 @@ def train_expert(
     clock, began = clock_named(plan.clock), 0.0
     seconds = None if n_iterations is not None else 60 * minutes
 
-    def learn(objective: Objective, n_updates: int, share: float, scale: float, stage: str) -> tuple[bool, int]:
-        """Update the tilt, learning rates times ``scale``; whether it ended in order, and the number of updates."""
+    def learn(objective: Objective, n_updates: int, until: float, scale: float, stage: str) -> tuple[bool, int]:
+        """Update the tilt, learning rates times ``scale``, until that share of the time is spent.
+
+        Whether it ended in order, and the number of updates.
+        """
         earlier = clock() - began
 
         def record(trainer: Trainer, terms: dict[str, float]) -> bool:
@@ -247,7 +253,7 @@ def train_expert(
             + ([{"params": net, "lr": scale * plan.lr_contrast}] if net else []),
             n_iterations=n_updates,
             betas=(0.9, 0.99),
-            max_seconds=None if seconds is None else share * seconds,
+            max_seconds=None if seconds is None else max(1e-3, until * seconds - earlier),
             clock=plan.clock,
             warmup=min(20, max(1, n_updates // 5)),
             decay="linear",
@@ -260,29 +266,33 @@ def train_expert(
             tilt.load_state_dict(trainer.ema.state_dict())
         return done, trainer.iteration
 
+    def own_samples() -> Tensor:
+        limit = None if seconds is None else 0.92 * seconds
+        steps = OWN_STEPS if n_iterations is None else min(OWN_STEPS, 10 * n_iterations)
+        return _fresh(
+            home.kernel,
+            expert,
+            min(OWN_CHAINS, 4 * batch),
+            steps,
+            generator=generator,
+            settled=True,
+            every=OWN_STEPS // 8 if n_iterations is None else 10,
+            stop=lambda: limit is not None and clock() - began > limit,
+        )
+
     expert = ComposedEnergy({"prior": home.energy, "tilt": tilt})
-    with torch_threads(threads):
+    done, iterations = False, 0
+    with torch_threads(threads), contextlib.suppress(KeyboardInterrupt):  # what is learned by then is kept
         began = clock()
         done, iterations = learn(contrast, updates, 0.75 if correct else 1.0, 1.0, label)
         if correct and done:
-            limit = None if seconds is None else 0.92 * seconds
-            try:
-                samples = _fresh(
-                    home.kernel,
-                    expert,
-                    min(OWN_CHAINS, 4 * batch),
-                    OWN_STEPS if n_iterations is None else min(OWN_STEPS, 10 * n_iterations),
-                    generator=generator,
-                    keep_from=OWN_STEPS // 2,
-                    every=OWN_STEPS // 8 if n_iterations is None else 10,
-                    stop=lambda: limit is not None and clock() - began > limit,
-                )
-            except KeyboardInterrupt:
-                done = False
-            else:
+            done = False
+            samples = own_samples()
+            done = True
+            if len(samples):  # none: the time was over before the chains had come to the expert's law
                 own = OwnContrast(samples, copy.deepcopy(tilt).requires_grad_(False), plan.penalty or 1e-3)
-                done, more = learn(own, OWN_UPDATES if n_iterations is None else max(1, n_iterations // 5), 0.25, 0.3,
-                                   f"{label}, corrected")  # fmt: skip
+                more = OWN_UPDATES if n_iterations is None else max(1, n_iterations // 5)
+                done, more = learn(own, more, 1.0, 0.3, f"{label}, corrected")
                 iterations += more
     model = MolecularModel(
         expert,

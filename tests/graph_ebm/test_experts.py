@@ -1,15 +1,18 @@
 """Experts by contrast: what they learn, what they leave alone, and what they refuse."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 
 import graph_ebm as ge
 from discrete_ebm.errors import DataError, SettingError, SpaceError
-from discrete_ebm.trainer import Batches, Trainer
+from discrete_ebm.trainer import CLOCKS, Batches, Trainer
+from graph_ebm import experts
 from graph_ebm.experts import OwnContrast, tilt_of, train_expert
-from graph_ebm.training import load_model, train
+from graph_ebm.model import load_model
+from graph_ebm.training import train
 
 SMALL = {"hidden": 16, "layers": 1, "batch": 64, "n_chains": 64, "n_steps": 4}
 
@@ -99,6 +102,42 @@ def test_the_correction_starts_from_the_contrast_and_can_be_left_out(best, base,
     x = data.x[:50]
     with torch.no_grad():
         assert not torch.equal(tilt_of(with_it).state_energy(x), tilt_of(without).state_energy(x))
+
+
+def ticking(monkeypatch, tick):
+    """A clock that goes on by ``tick`` seconds each time it is looked at."""
+    ticks = itertools.count()
+    monkeypatch.setitem(CLOCKS, "wall", lambda: tick * next(ticks))
+
+
+def test_contrast_samples_and_correction_share_the_minutes(best, base, data, monkeypatch):
+    ticking(monkeypatch, 0.01)
+    found = train_expert(best, base, data, minutes=1 / 60, epochs=1e4, progress=False, **SMALL)
+    assert found.history["stage"][-1] == "expert, corrected"
+    assert found.history["seconds"][-1] <= 1.02
+
+
+def test_samples_of_chains_that_are_still_hot_correct_nothing(best, base, data, monkeypatch):
+    ticking(monkeypatch, 0.1)  # the time is over at the second of eight looks at the chains, at beta 0.475
+    found = train_expert(best, base, data, minutes=1 / 60, epochs=1e4, progress=False, **SMALL)
+    assert set(found.history["stage"]) == {"expert"}
+    assert not found.interrupted
+
+
+@pytest.mark.parametrize("growing", [True, False])
+def test_an_interruption_between_the_updates_keeps_the_expert(best, base, data, monkeypatch, growing):
+    """While the background's chains grow, and while the expert's own are drawn."""
+    fresh = experts._fresh
+
+    def interrupted(*args, **options):
+        if growing or options.get("settled"):
+            raise KeyboardInterrupt
+        return fresh(*args, **options)
+
+    monkeypatch.setattr(experts, "_fresh", interrupted)
+    found = train_expert(best, base, data, n_iterations=4, progress=False, **SMALL)
+    assert found.interrupted
+    assert found.settings["updates"] == (0 if growing else 4)
 
 
 def test_epochs_bound_the_updates(expert, best):
