@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from discrete_ebm.energies.base import energy_device
 from discrete_ebm.errors import EBMError, SettingError
 from discrete_ebm.samplers import registry
 from discrete_ebm.samplers.base import Kernel
@@ -73,8 +74,9 @@ def contenders(energy: Any, wanted: Sequence[str] = (),
 
 
 def _refusal(contender: Contender, energy: Any) -> str | None:
-    generator = torch.Generator().manual_seed(0)
-    x = energy.space.random(2, generator)
+    device = energy_device(energy) or torch.device("cpu")
+    generator = torch.Generator(device).manual_seed(0)
+    x = energy.space.random(2, torch.Generator().manual_seed(0)).to(device)
     try:
         kernel = contender.create()
         kernel.step(energy, kernel.init(energy, x, generator=generator), generator=generator)

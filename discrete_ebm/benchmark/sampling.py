@@ -65,6 +65,7 @@ def chosen(ctx: Record, energy: Any) -> list[Contender]:
 def law_parts(ctx: Record, name: str, energy: Any) -> None:
     """Total variation of every kernel on an enumerable target."""
     law = exact(energy)
+    energy = energy.to(ctx.device)  # the law of what runs on that device
     for one in chosen(ctx, energy):
         part = f"law/{name}/{one.label}"
         ctx.part(part, partial(_law, ctx, energy, one, part, law))

@@ -249,6 +249,21 @@ def test_every_kernel_that_takes_the_energy_is_compared():
     assert not {one.label for one in found} & set(refused)
 
 
+@pytest.mark.gpu
+def test_kernels_are_tried_and_their_laws_measured_where_the_suite_runs(tmp_path, monkeypatch):
+    devices = set()
+    measured = measure.law_error
+
+    def law_error(energy, *args, **options):
+        devices.add(next(energy.parameters()).device.type)
+        return measured(energy, *args, **options)
+
+    monkeypatch.setattr(sampling, "law_error", law_error)
+    record = tiny("ising", tmp_path, device="cuda")
+    assert record["finished"]
+    assert devices == {"cuda"}
+
+
 @pytest.mark.parametrize(("options", "error", "said"), [
     ({"name": "isin"}, SettingError, "SUITE must be one of .*; got 'isin'. Did you mean 'ising'?"),
     ({"size": "huge"}, SettingError, "`size` must be one of small, full; got 'huge'"),
