@@ -109,9 +109,14 @@ class SimulatedAnnealing(Kernel):
         """The inner kernel, as an object."""
         return as_kernel(self.inner)
 
+    @property
+    def _cycle(self) -> int:
+        """Steps of one cycle; what does not divide evenly is spent at the end of the last one."""
+        return self.n_steps // self.cycles
+
     def multiplier(self, position: Tensor) -> Tensor:
         """b at steps of the schedule (C,), float64."""
-        last = max(1, -(-self.n_steps // self.cycles) - 1)  # of one cycle
+        last = max(1, self._cycle - 1)
         share = position.double().clamp(max=last) / last
         if self.schedule == "linear":
             return self.start + (self.end - self.start) * share
@@ -148,10 +153,10 @@ class SimulatedAnnealing(Kernel):
         inner, info = self.kernel.step(energy, inner, generator=generator, beta=now, clamp=clamp)
         worth = self._worth(inner.x, inner.energy)
         better = worth < cache["best_energy"]
-        length = -(-self.n_steps // self.cycles)
+        length = self._cycle
         position = cache["position"] + 1
         done = int(state.step) + 1  # on the CPU: to read it is not to wait for the device
-        cycle_over = done % length == 0 and done < self.n_steps
+        cycle_over = done % length == 0 and done // length < self.cycles
         position = torch.zeros_like(position) if cycle_over else position.clamp(max=length)
         quiet, reheats = cache["quiet"], cache["reheats"]
         if self.wander_steps:

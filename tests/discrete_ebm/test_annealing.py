@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -85,6 +86,17 @@ def test_a_step_is_the_inner_kernels_at_the_betas_of_the_schedule() -> None:
 def test_cycles_start_the_schedule_again() -> None:
     states = _run(SimulatedAnnealing(n_steps=6, cycles=2), _glass(4), 2, 8)
     assert [int(state.cache["position"][0]) for state in states] == [0, 1, 2, 0, 1, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("n_steps", "cycles"), [(10, 3), (10, 6), (7, 5), (11, 4), (12, 4), (5, 5)])
+def test_every_cycle_is_run_to_its_end_within_the_run(n_steps: int, cycles: int) -> None:
+    kernel = SimulatedAnnealing(n_steps=n_steps, cycles=cycles, schedule="linear", start=0.0, end=1.0)
+    states = _run(kernel, _glass(4), 1, n_steps + 3)
+    shares = [float(kernel.multiplier(state.cache["position"])) for state in states[:-1]]  # that each step was made at
+    assert shares.count(0.0) == cycles
+    if n_steps >= 2 * cycles:
+        assert sum(a < 1 and b == 1 for a, b in itertools.pairwise(shares)) == cycles
+        assert set(shares[n_steps - 1:]) == {1.0}
 
 
 def test_a_wandering_chain_is_heated_up_again() -> None:
