@@ -1,6 +1,7 @@
-"""Tables of the results: ``python -m benchmarks.table [--suite NAME] [--size full] [--update README.md]``.
+"""Tables of the results: ``python -m benchmarks.table [--suite NAME] [--size full] [--update FILE ...]``.
 
-``--update`` replaces what stands between ``<!-- benchmark: NAME -->`` and ``<!-- end benchmark -->`` in a file.
+``--update`` replaces what stands between ``<!-- benchmark: NAME -->`` and ``<!-- end benchmark -->`` in the files; the
+name ``headlines`` stands for the short table of all molecule suites (:mod:`benchmarks.headlines`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from typing import Any
 from discrete_ebm.errors import EBMError, SettingError
 
 from .common import RESULTS, identity, read_json
+from .headlines import NEEDS, headlines
 from .suites import SUITES, suite
+
+SHORT = "headlines"
 
 
 def records(folder: Path, name: str, size: str) -> list[dict[str, Any]]:
@@ -30,6 +34,9 @@ def table(folder: Path, name: str, size: str) -> str | None:
     Raises:
         SettingError: the seeds were run with different settings, so that a mean over them says nothing.
     """
+    if name == SHORT:
+        every = {of: records(folder, of, size) for of in NEEDS}
+        return headlines(every) if any(every.values()) else None
     found = records(folder, name, size)
     if not found:
         return None
@@ -51,8 +58,8 @@ def update(text: str, tables: dict[str, str]) -> str:
 
     def replace(match: re.Match[str]) -> str:
         name, body = match.group(1), match.group(2)
-        if name not in SUITES:
-            raise SettingError(f"a marked region must name a suite ({', '.join(SUITES)}); got {name!r}.")
+        if name not in (*SUITES, SHORT):
+            raise SettingError(f"a marked region must name a suite ({', '.join(SUITES)}) or {SHORT}; got {name!r}.")
         return f"<!-- benchmark: {name} -->\n{tables[name] if name in tables else body.lstrip()}<!-- end benchmark -->"
 
     if text.count("<!-- benchmark: ") != text.count("<!-- end benchmark -->"):
@@ -63,18 +70,18 @@ def update(text: str, tables: dict[str, str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print or write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", nargs="+", choices=sorted(SUITES), default=list(SUITES))
+    parser.add_argument("--suite", nargs="+", choices=sorted([*SUITES, SHORT]), default=[*SUITES, SHORT])
     parser.add_argument("--size", choices=("small", "full"), default="full")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--update", type=Path, help="file with marked regions")
+    parser.add_argument("--update", type=Path, nargs="+", help="files with marked regions")
     options = parser.parse_args(arguments)
     try:
         found = {name: text for name in options.suite if (text := table(options.results, name, options.size))}
         if options.update is None:
             print("\n".join(found.values()), end="")
         else:
-            text = options.update.read_text(encoding="utf-8")
-            options.update.write_text(update(text, found), encoding="utf-8")
+            for file in options.update:
+                file.write_text(update(file.read_text(encoding="utf-8"), found), encoding="utf-8")
     except (EBMError, OSError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,7 @@
 """The benchmark suites run at a tiny size, resume where they were, and their tables say what was measured."""
 
 import json
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import markdown, run, table
-from benchmarks.common import Context, fingerprint
+from benchmarks.common import RESULTS, Context, fingerprint
 from benchmarks.measure import Judge, checked, property_values
 from benchmarks.peers import BudgetSpent, GraphGA, Oracle, RandomScreen
 from benchmarks.pools import meets
@@ -127,6 +128,24 @@ def test_tables_show_every_method_and_update_marked_regions_only(results):
     assert new.startswith("a\n")
     with pytest.raises(SettingError, match="end benchmark"):
         table.update("<!-- benchmark: qm9 -->", {})
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/molecule_results.md", "docs/molecules.md"])
+def test_the_tables_in_the_documents_are_those_of_the_records(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    names = set(re.findall(r"<!-- benchmark: (\S+) -->", text))
+    found = {name: made for name in names if (made := table.table(RESULTS, name, "full"))}
+    assert found
+    assert table.update(text, found) == text, "run: python -m benchmarks.table --update " + page
+
+
+def test_the_short_table_says_the_figures_of_its_records(results):
+    folder, records = results
+    short = table.table(folder, "headlines", "small")
+    assert short is not None
+    assert f"{records['qm9']['parts']['model/8']['fcd']:.2f} at 4 / 8 steps" in short
+    assert f"{records['nulls']['parts']['qed: expert']['new_hits']:.1%}" in short
+    assert table.table(folder / "nowhere", "headlines", "small") is None
 
 
 def test_every_suite_has_both_sizes_with_the_same_settings():
