@@ -123,6 +123,7 @@ def planted(bug):
         (b_to - b_from) * at.terms[0] + (at.terms[1] * (b_to - b_from)).sum(-1)))
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("bug", "name", "options"), [
     ("weight after the move", "ising", {}),
     ("weight after the move", "rbm", {"reverse": True}),

@@ -238,6 +238,7 @@ MUTANTS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_planted_bug_breaks_the_balance(mutant: str) -> None:
     case = CASES["net-spin"]
@@ -249,6 +250,7 @@ def test_a_planted_bug_breaks_the_balance(mutant: str) -> None:
     assert np.abs(off - off.T).max() > 1e-4
 
 
+@pytest.mark.mutants
 def test_the_conformance_suite_finds_it_too() -> None:
     targets = [target for target in default_targets("Spin", 0) if target.name == "Spin Ising"]
     with MUTANTS["auxiliary density left out"](), pytest.raises(ConformanceError, match="law"):

@@ -459,6 +459,7 @@ MUTANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", MUTANTS)
 def test_planted_mutants_of_exact_objectives_die(name):
     module, attribute, wrong, objective = MUTANTS[name]
@@ -469,6 +470,7 @@ def test_planted_mutants_of_exact_objectives_die(name):
 RATIO_MUTANTS = {"sign": lambda d, f: ratios.logsigmoid(d) * 2, "square dropped": lambda d, f: ratios.logsigmoid(-d)}
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", RATIO_MUTANTS)
 def test_planted_mutants_of_ratio_matching_die(name):
     with mock.patch.object(ratios, "log_ratio_terms", RATIO_MUTANTS[name]):
@@ -509,6 +511,7 @@ SAMPLED_MUTANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", SAMPLED_MUTANTS)
 def test_planted_mutants_of_sampled_objectives_die(name, seed, monkeypatch):
     module, attribute, wrong, objective = SAMPLED_MUTANTS[name]

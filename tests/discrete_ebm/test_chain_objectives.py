@@ -93,6 +93,7 @@ CENTRING_MUTANTS = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", CENTRING_MUTANTS)
 def test_planted_mutants_of_centring_die(name):
     with mock.patch.object(centring, "centred_gradient", CENTRING_MUTANTS[name]):

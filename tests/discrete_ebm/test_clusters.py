@@ -411,6 +411,7 @@ PLANTED = [
 ]
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda p: f"{p.kernel}-{p.name}".replace(" ", "-"))
 def test_a_planted_bug_is_found(planted: Planted) -> None:
     target = next(t for t in _targets() if t.name == planted.target)

@@ -454,6 +454,7 @@ def clamp_lost_on_the_way() -> Iterator[None]:
 PAIR = Product({"a": Binary(2), "b": Categorical(1, 3)})
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("plant", "sampler", "settings", "space", "killer"), [
     (stale_cache, "sweep", {"kernels": ["metropolis", "gwg"]}, Spin(3), "law"),
     (choice_by_the_state, "mixture", {"kernels": ["gibbs", "metropolis"]}, Spin(3), "law"),

@@ -165,6 +165,7 @@ MUTANTS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_planted_bug_breaks_the_balance(mutant: str) -> None:
     case = CASES["net-ordinal"]
@@ -173,6 +174,7 @@ def test_a_planted_bug_breaks_the_balance(mutant: str) -> None:
         assert reference.balance_error(shipped_matrix(case, samplers.create("acs")), target) > 1e-3
 
 
+@pytest.mark.mutants
 def test_the_conformance_suite_finds_it_too() -> None:
     targets = [target for target in default_targets("Binary", 0) if target.depth == "full"]
     with MUTANTS["balancing on the way out only"](), pytest.raises(ConformanceError, match="law"):

@@ -343,6 +343,7 @@ def test_a_momentum_kept_on_rejection_is_found() -> None:
         assert torch.equal(shipped(case, kernel, np.arange(9), np.arange(9)[::-1], u, 1.0, accept=False)[2], u)
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", ["hastings", "refresh"])
 def test_the_conformance_suite_finds_it_too(mutant: str) -> None:
     def shrinking(momentum: torch.Tensor, persistence: float, *, generator: torch.Generator) -> torch.Tensor:

@@ -172,6 +172,7 @@ MUTANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", list(MUTANTS))
 def test_planted_bugs_are_found(name):
     wrong, check = MUTANTS[name]

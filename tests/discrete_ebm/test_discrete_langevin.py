@@ -183,6 +183,7 @@ MUTANTS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_planted_bug_changes_the_matrix(mutant: str) -> None:
     case = cases.potts() if mutant == "labels as numbers" else cases.net("ordinal")
@@ -193,6 +194,7 @@ def test_a_planted_bug_changes_the_matrix(mutant: str) -> None:
         assert np.abs(shipped_matrix(case, kernel, 2.0) - wanted).max() > 1e-3
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("mutant", "check"), [("reverse scored with the table of x", "law"),
                                                ("hastings term dropped", "law")])
 def test_the_conformance_suite_finds_it_too(mutant: str, check: str) -> None:

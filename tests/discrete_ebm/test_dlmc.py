@@ -179,6 +179,7 @@ MUTANTS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_planted_bug_changes_the_matrix(mutant: str) -> None:
     case = cases.net("ragged")
@@ -189,6 +190,7 @@ def test_a_planted_bug_changes_the_matrix(mutant: str) -> None:
         assert np.abs(shipped_matrix(case, kernel, 2.0) - wanted).max() > 1e-3
 
 
+@pytest.mark.mutants
 def test_the_conformance_suite_finds_a_dropped_correction() -> None:
     targets = [target for target in default_targets("Binary", 0) if target.depth == "full"]
     with MUTANTS["hastings term dropped"](), pytest.raises(ConformanceError, match="law"):

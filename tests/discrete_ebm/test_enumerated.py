@@ -465,6 +465,7 @@ def energy_of_another_pattern() -> Iterator[None]:
         yield
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("plant", "sampler", "settings", "space", "killer"), [
     (centre_is_the_state, "hamming-ball", {}, "Binary", "law"),
     (auxiliary_by_energy, "hamming-ball", {}, "Spin", "law"),

@@ -96,6 +96,7 @@ def test_the_stein_kernel_is_its_definition_and_has_mean_zero_under_the_law(case
     assert other @ kernel @ other > 1e-4
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("bug", ["sign of the score", "next for previous", "a constant in the score"])
 def test_planted_bugs_give_the_stein_kernel_a_mean(bug):
     case = cases.potts()  # three values, so that next and previous differ

@@ -296,6 +296,7 @@ PLANTS = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", sorted(PLANTS))
 def test_a_planted_bug_is_found(name: str) -> None:
     """A gradient of the wrong sign still gives the right law: it shows in the deltas that are kept."""

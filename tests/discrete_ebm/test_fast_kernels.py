@@ -496,18 +496,21 @@ def board_p(seed: int) -> float:
                smallest_p(ENERGIES["ring 4x2, antiferromagnet"](), "chromatic", checkerboard(4, 2), seed))
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("bug", LATTICE_BUGS)
 def test_a_bug_planted_in_multi_spin_coding_is_found(bug: str, seed: int, tmp_path: Path) -> None:
     with planted(_lattice, lattice, ["sweep"], LATTICE_BUGS[bug], tmp_path):
         assert board_p(seed) < LIMIT
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("bug", SPARSE_BUGS)
 def test_a_bug_planted_in_the_sparse_sweep_is_found(bug: str, seed: int, tmp_path: Path) -> None:
     with planted(_pairwise, pairwise, ["sparse_sweep"], SPARSE_BUGS[bug], tmp_path):
         assert smallest_p(ENERGIES["sparse"](), "gibbs", [0, 1, 2, 3], seed) < LIMIT
 
 
+@pytest.mark.mutants
 def test_planting_nothing_changes_nothing(seed: int, tmp_path: Path) -> None:
     with planted(_lattice, lattice, ["sweep"], [], tmp_path):
         assert board_p(seed) >= LIMIT

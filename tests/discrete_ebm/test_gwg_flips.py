@@ -308,6 +308,7 @@ def unused_draws_scored() -> Iterator[None]:
         yield
 
 
+@pytest.mark.mutants
 def test_a_planted_bug_bends_the_matrix() -> None:
     case, kernel = CASES["net-ragged"], samplers.create("gwg", n_flips=2, max_flips=2, exact_deltas=False)
     target = reference.boltzmann(case.table, 1.0)
@@ -317,6 +318,7 @@ def test_a_planted_bug_bends_the_matrix() -> None:
     assert reference.stationarity_error(bent, target) >= 1e-3
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("plant", "space", "n"), [
     (duplicates_counted_once, "Binary", 3), (values_of_duplicates_counted, "Ordinal", 3),
     (flips_that_follow_the_state, "Spin", 2), (unused_draws_scored, "Binary", 2)])

@@ -231,6 +231,7 @@ def neighbours_misplaced() -> Iterator[None]:
         yield
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("plant", "space", "settings"), [
     (always_accepted, "Spin", {}), (ratio_upside_down, "Binary", {}),
     (neighbours_misplaced, "Categorical", {"closed_form": False})])

@@ -259,6 +259,7 @@ def _beta_ignored() -> mock._patch:
     return mock.patch.object(module, "metropolis_log_alpha", lambda delta, beta, ratio: -delta)
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("plant", "space", "settings", "killer"), [
     (_ends_reflected, "Ordinal", {"moves": "neighbour"}, "law"),
     (_more_sites_where_energy_is_high, "Binary", {"n_sites": 1.3}, "law"),

@@ -210,6 +210,7 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("case", "target", "bug"), [mutant[1:] for mutant in MUTANTS],
                          ids=[mutant[0] for mutant in MUTANTS])
 def test_planted_bugs_are_noticed(case, target, bug):

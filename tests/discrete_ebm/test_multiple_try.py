@@ -176,6 +176,7 @@ def _mutant(monkeypatch: pytest.MonkeyPatch, name: str) -> dict[str, object]:
     return {"stale": name == "stale contexts"}
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(
     "name",
     ["reference set without x", "ratio inverted", "proposal ratio left out", "beta left out", "weights not balanced",

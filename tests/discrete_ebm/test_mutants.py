@@ -44,7 +44,13 @@ def test_the_unmutated_proposal_law_is_exact() -> None:
     assert _proposal_gap() <= 1e-12
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+# Three stay in the quick tier, so that each run proves that the checks can fail; `pytest -m mutants` runs the others.
+QUICK = ("Hastings term dropped", "gradient sign flipped", "beta ignored in the acceptance")
+
+
+@pytest.mark.parametrize("mutant", [
+    pytest.param(mutant, id=mutant.name.replace(" ", "-"), marks=() if mutant.name in QUICK else pytest.mark.mutants)
+    for mutant in MUTANTS])
 def test_a_planted_bug_is_found(mutant: Mutant) -> None:
     settings = dict(mutant.settings)
     with mutant.plant():
@@ -61,6 +67,7 @@ def test_a_planted_bug_is_found(mutant: Mutant) -> None:
     assert any(mutant.killer in line for line in failed), failed
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("row", sorted({(m.sampler, m.space) for m in MUTANTS}))
 def test_the_same_checks_pass_without_the_bug(row: tuple[str, str]) -> None:
     """One of each pair; the whole registry is in test_conformance.py."""
@@ -69,5 +76,6 @@ def test_the_same_checks_pass_without_the_bug(row: tuple[str, str]) -> None:
         assert check_sampler(row[0], targets=_targets(mutant)).passed
 
 
-def test_there_are_at_least_twelve() -> None:
+def test_there_are_at_least_twelve_and_three_of_them_in_each_run() -> None:
     assert len(MUTANTS) >= 12
+    assert {mutant.name for mutant in MUTANTS} >= set(QUICK)

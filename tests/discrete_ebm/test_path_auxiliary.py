@@ -556,6 +556,7 @@ AS_RUN: list[tuple[Plant, str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("plant", "name", "settings"), IN_THE_MATRIX)
 def test_a_planted_bug_bends_the_matrix(plant: Plant, name: str, settings: dict) -> None:
     """Bugs on the way back; those that misjudge the draw itself only show where draws are made, below."""
@@ -567,6 +568,7 @@ def test_a_planted_bug_bends_the_matrix(plant: Plant, name: str, settings: dict)
     assert reference.stationarity_error(bent, target) >= 1e-3
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("plant", "space", "settings", "killer"), AS_RUN)
 def test_a_planted_bug_is_found_by_the_conformance_suite(plant: Plant, space: str, settings: dict,
                                                          killer: str) -> None:

@@ -133,6 +133,7 @@ class _Folded(Bounds):
         return y, None if sign is None else torch.ones_like(sign)
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", ["mala", "hmc", "ghmc"])
 @pytest.mark.parametrize("mutant", ["kinetic energy dropped", "step used twice", "no reflection of the momentum"])
 def test_mutants_of_the_trajectory_die(name: str, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", MUTANTS)
 def test_planted_mutants_die(name):
     row = module.LOSSES[name]._replace(function=MUTANTS[name])

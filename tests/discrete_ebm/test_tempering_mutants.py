@@ -88,6 +88,7 @@ PLANTED = [
 ]
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("name", "kernel", "plant", "settings", "killer"), PLANTED, ids=[row[0] for row in PLANTED])
 def test_a_planted_bug_is_found(name: str, kernel: str, plant: Callable, settings: dict, killer: str) -> None:
     size = {"ladder": (1.0, 0.3)}

@@ -322,6 +322,7 @@ def _reverse_weights(patch: pytest.MonkeyPatch, cls: type, weights: Callable[[An
     patch.setattr(cls, "log_prob", wrong)
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", sorted(MUTANTS))
 def test_a_planted_bug_in_a_move_is_found_by_its_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     move_name, killer, planted = MUTANTS[name]
@@ -332,6 +333,7 @@ def test_a_planted_bug_in_a_move_is_found_by_its_check(name: str, monkeypatch: p
     assert killer in fault, f"{name} was found by {fault!r}, not by {killer!r}"
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("move_name", sorted({move for move, _, _ in MUTANTS.values()}))
 def test_the_moves_as_shipped_pass_the_same_checks(move_name: str) -> None:
     assert find_fault(_move(move_name)) == ""
@@ -421,6 +423,7 @@ def one_random_number_for_all_chains(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kernel_module, "metropolis_hastings", wrong)
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", sorted(STEP_MUTANTS))
 def test_a_planted_bug_in_the_step_is_found_by_the_law(name: str, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     STEP_MUTANTS[name](monkeypatch)
@@ -429,6 +432,7 @@ def test_a_planted_bug_in_the_step_is_found_by_the_law(name: str, monkeypatch: p
     assert p < 1e-9
 
 
+@pytest.mark.mutants
 def test_the_step_as_shipped_passes_the_same_check(seed: int) -> None:
     assert law_p_value(seed) > 1e-6
 
@@ -472,6 +476,7 @@ def _without(cls: type, name: str, replacement: Any) -> Iterator[None]:
         setattr(cls, name, kept)
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("cls", [TerminalAtom, InsertAtom, AttachFragment, SwapFragment])
 def test_look_alikes_in_place_of_clamped_atoms_are_found(cls: type) -> None:
     """Under a kept C–C, a move that may remove a kept atom and let another take its slot loses its way back."""

@@ -225,6 +225,7 @@ class ForgetsClamp(swaps.DegreeSwap):
         return super().propose(x, free | (x == 0), space, generator)
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(("mutant", "kind", "number", "beta"), [
     (SameTurn(), "degree-swap", 1, 0.7), (ColdEnergy(), "degree-swap", 1, 0.3), (Weighted(), "edge-move", 4, 0.7),
     (ForgetsClamp(), "degree-swap", 3, 0.7), (LeakyMove(), "edge-move", 4, 0.7),
@@ -242,6 +243,7 @@ def test_planted_mutants_are_caught(mutant, kind: str, number: int, beta: float,
         checked()
 
 
+@pytest.mark.mutants
 def test_a_mutant_fails_the_conformance_suite_too(seed: int) -> None:
     row = registry.spec("edge-move")
     with pytest.raises(ConformanceError):

@@ -190,6 +190,7 @@ def test_flows_of_one_step_balance(tries: int, scored_by: str) -> None:
     assert min(law_p, flow_p) > FALSE_FAILURE
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", ["reference set without x", "ratio inverted", "weights not balanced", "no correction"])
 def test_planted_bugs_die(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The test of flows above, K = 2."""
