@@ -1,6 +1,7 @@
 """Statistical assertions that state their false-failure budget and the gap they can see. SciPy; nothing of the package.
 
 One budget for a family of tests: Holm's step-down rule keeps the chance of any false failure below ``false_fail``.
+What each assertion may spend is written down (:data:`ledger`); the run adds it up and says the sum (conftest.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
+
+ledger: list[float] = []  # chances of a false failure, one per statistical assertion of the test that runs now
+
+
+def spend(false_fail: float) -> float:
+    """Write down that the test that runs now fails by chance with probability ``false_fail``; gives it back.
+
+    For assertions with limits of their own: ``spend(2 * stats.norm.sf(6.1) * n_comparisons)``.
+    """
+    ledger.append(float(false_fail))
+    return float(false_fail)
 
 
 def chi_square(counts: np.ndarray, law: np.ndarray, smallest: float = 10.0) -> tuple[float, int]:
@@ -61,6 +73,7 @@ def assert_rows_match(counts: np.ndarray, matrix: np.ndarray, *, false_fail: flo
     Raises:
         AssertionError: a row differs, or the test is too weak to claim ``must_see``.
     """
+    spend(false_fail)
     p_values, cells = zip(*(chi_square(c, row) for c, row in zip(counts, matrix, strict=True)), strict=True)
     n = int(counts.sum(1).min())
     seen = detectable_tv(max(cells), n, false_fail / len(p_values))
@@ -72,6 +85,7 @@ def assert_rows_match(counts: np.ndarray, matrix: np.ndarray, *, false_fail: flo
 
 def assert_law(counts: np.ndarray, law: np.ndarray, *, false_fail: float, must_see: float) -> float:
     """Counts against one law; asserts the power to see ``must_see``."""
+    spend(false_fail)
     p, _ = chi_square(counts, law)
     seen = detectable_tv(len(law), int(counts.sum()), false_fail)
     assert seen <= must_see, f"{int(counts.sum())} draws see {seen:.4f} only, {must_see} is claimed"
