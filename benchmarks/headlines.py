@@ -118,7 +118,8 @@ def composed(records: Records) -> list[Row]:
     figures = (
         f"E_Q + E_P − E_0: {rate('E_Q + E_P - E_0')}, lift "
         f"{experts.lift([markdown.get(r['parts'].get(part), 'hits.both') for r in records])}; mean size "
-        f"{value(records, part, 'mean_heavy_atoms', '.1f')} heavy atoms"
+        f"{value(records, part, 'mean_heavy_atoms', '.1f')} heavy atoms, the data's hits "
+        f"{value(records, part, 'sizes.both.mean_of_hits', '.1f')}"
     )
     beside = (
         f"data {value(records, part, 'hits.both.base_rate', '.2%')}; half sum {rate('0.5 E_Q + 0.5 E_P')}; one "

@@ -47,8 +47,9 @@ def run(ctx: Context) -> None:
         ctx.note(f"Only {len(rows)} molecules of the pool meet both: no expert was trained on them.")
     ctx.part("data", lambda: data)
     judge = Judge(sorted(seen), experts.reference_of(pool))
+    sizes = experts.sizes_of_hits(pool, TARGET)
     for name, energy in energies.items():
-        experts.sample(ctx, name, energy, found["base"], judge, pool, TARGET)
+        experts.sample(ctx, name, energy, found["base"], judge, pool, TARGET, sizes)
     for name in energies:
         for at in ctx.steps:
             if name not in ("base", "control"):
@@ -64,11 +65,13 @@ def tables(records: list[dict[str, Any]]) -> str:
         parts = [record["parts"].get(name) for record in records]
         others = [record["parts"].get(f"{name} against control") for record in records]
         forms = (("hits.both.base_rate", ".2%"), ("hits.both.hit_rate", ".2%"), ("properties.qed.mean", ".3f"),
-                 ("properties.plogp.mean", ".2f"), *((path, form) for _, path, form in experts.SHAPE))  # fmt: skip
+                 ("properties.plogp.mean", ".2f"), ("sizes.both.mean_of_hits", ".1f"),
+                 ("sizes.both.tv_to_hits", ".3f"), *((path, form) for _, path, form in experts.SHAPE))  # fmt: skip
         cells = [markdown.spread([markdown.get(p, path) for p in parts], form) for path, form in forms]
         lifts = [experts.lift([markdown.get(p, "hits.both") for p in parts]),
                  experts.lift([markdown.get(o, "lift.both") for o in others])]  # fmt: skip
         rows.append([name, *cells[:2], *lifts, *cells[2:]])
     head = ("energy / steps", "base rate", "hit rate", "lift over data", "lift over control", "mean QED",
-            "mean penalised logP", *(heading for heading, _, _ in experts.SHAPE))  # fmt: skip
+            "mean penalised logP", "atoms of the data's hits", "TV sizes to those",
+            *(heading for heading, _, _ in experts.SHAPE))  # fmt: skip
     return markdown.page(records, TITLE, markdown.training(records), markdown.markdown(head, rows))

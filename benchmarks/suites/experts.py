@@ -8,9 +8,12 @@ data's base rate, and over the control's hit rate, with 95 % intervals (Katz).
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from rdkit import Chem
 
 import graph_ebm as ge
 from benchmarks import markdown, pools
@@ -24,6 +27,7 @@ from graph_ebm import pretrained
 from graph_ebm.energies import ComposedEnergy
 from graph_ebm.experts import train_expert
 from graph_ebm.graphs import MoleculeSet
+from graph_ebm.metrics import total_variation
 from graph_ebm.model import MolecularModel, single_atoms
 from graph_ebm.targets import lift_interval
 
@@ -114,12 +118,26 @@ def models(ctx: Context, pool: Pool, names: tuple[str, ...]) -> tuple[dict[str, 
 
 
 def expert_figures(
-    samples: list[str | None], judge: Judge, pool: Pool, targets: dict[str, dict[str, tuple[float, float]]]
+    samples: list[str | None],
+    judge: Judge,
+    pool: Pool,
+    targets: dict[str, dict[str, tuple[float, float]]],
+    sizes: dict[str, dict[str, int]],
 ) -> dict[str, Any]:
-    """Hits by target with lift over the data, property means and shifts, and the figures of the judge."""
+    """Hits by target with lift over the data, property means and shifts, and the figures of the judge.
+
+    ``sizes``: by target, how many of the data's own hits have so many heavy atoms (:func:`sizes_of_hits`).
+    """
     values = property_values(samples, pools.PROPERTIES)
     n, data = len(samples), {name: column[np.isfinite(column)] for name, column in pool.values.items()}
-    figures: dict[str, Any] = {"hits": {}, "properties": {}}
+    figures: dict[str, Any] = {"hits": {}, "properties": {}, "sizes": {}}
+    own_sizes = heavy_atoms(s for s in samples if s is not None)
+    for name, counts in sizes.items():
+        hits = sum(counts.values())
+        figures["sizes"][name] = {
+            "mean_of_hits": sum(int(k) * v for k, v in counts.items()) / hits if hits else None,
+            "tv_to_hits": total_variation(own_sizes, counts) if hits else None,
+        }
     for name, bounds in targets.items():
         count = int(pools.meets(values, bounds).sum())
         figures["hits"][name] = {"count": count, **lift_interval(count, n, int(pool.meets(bounds).sum()), len(pool))}
@@ -171,8 +189,9 @@ def run(ctx: Context) -> None:
             )
             for name in TARGETS
         }
+    sizes = sizes_of_hits(pool, TARGETS)
     for name, energy in energies.items():
-        sample(ctx, name, energy, found["base"], judge, pool, TARGETS)
+        sample(ctx, name, energy, found["base"], judge, pool, TARGETS, sizes)
     for name in energies:
         for at in ctx.steps:
             if name not in ("base", "control"):
@@ -180,6 +199,21 @@ def run(ctx: Context) -> None:
                     f"{name}/{at} against control",
                     lambda name=name, at=at: against_control(ctx, f"{name}/{at}", f"control/{at}", tuple(TARGETS)),
                 )
+
+
+def heavy_atoms(smiles: Iterable[str]) -> dict[str, int]:
+    """How many of the molecules have so many heavy atoms."""
+    return dict(Counter(str(Chem.MolFromSmiles(s).GetNumHeavyAtoms()) for s in smiles))
+
+
+def sizes_of_hits(pool: Pool, targets: dict[str, dict[str, tuple[float, float]]]) -> dict[str, dict[str, int]]:
+    """By target, the sizes of (at most 5,000) molecules of the pool that meet it: what an expert has to keep."""
+    found = {}
+    for name, bounds in targets.items():
+        rows = np.flatnonzero(pool.meets(bounds))
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), 5_000)).astype(int)] if len(rows) else rows
+        found[name] = heavy_atoms(pool.smiles[i] for i in rows.tolist())
+    return found
 
 
 def reference_of(pool: Pool) -> list[str]:
@@ -196,6 +230,7 @@ def sample(
     judge: Judge,
     pool: Pool,
     targets: dict[str, dict[str, tuple[float, float]]],
+    sizes: dict[str, dict[str, int]],
 ) -> None:
     """Samples of an energy by the base's moves at every number of steps, unselected.
 
@@ -211,7 +246,7 @@ def sample(
         base.kernel,
         start,
         ctx.steps,
-        lambda samples: expert_figures(samples, judge, pool, targets),
+        lambda samples: expert_figures(samples, judge, pool, targets, sizes),
         suite="experts",
     )
 
@@ -241,6 +276,8 @@ def tables(records: list[dict[str, Any]]) -> str:
                     markdown.spread(
                         [markdown.get(o, f"shift_in_sd.{next(iter(TARGETS[target]))}") for o in others], "+.2f"
                     ),
+                    markdown.spread([markdown.get(p, f"sizes.{target}.mean_of_hits") for p in parts], ".1f"),
+                    markdown.spread([markdown.get(p, f"sizes.{target}.tv_to_hits") for p in parts], ".3f"),
                 ]
             )
     head = (
@@ -252,6 +289,8 @@ def tables(records: list[dict[str, Any]]) -> str:
         "lift over control",
         "shift from data, sd",
         "shift from control, sd",
+        "atoms of the data's hits",
+        "TV sizes to those",
     )
     shape = markdown.by_part(records, SHAPE, "model / steps", lambda n: "/" in n and "against" not in n)
     return markdown.page(records, TITLE, markdown.training(records), markdown.markdown(head, rows), shape)
