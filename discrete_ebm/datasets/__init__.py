@@ -1,89 +1,32 @@
-"""Small data sets made on the spot, and states read from .npz and .npy files."""
+"""Data: sets made on the spot, digits inside the package, and files of images, tables and aligned sequences.
 
-from __future__ import annotations
+    data = de.datasets.get("digits")                 # .train, .valid, .test (kept aside), .labels, .space
+    data = de.datasets.get("family.fasta", weights_at=0.8)
+"""
 
-import zipfile
-from collections.abc import Sequence
-from pathlib import Path
+from discrete_ebm.datasets.alignments import Alignment, read_alignment, sequence_weights
+from discrete_ebm.datasets.catalogue import get, names, read
+from discrete_ebm.datasets.files import load
+from discrete_ebm.datasets.images import digits, mnist, omniglot, static_mnist, torchvision
+from discrete_ebm.datasets.parts import Dataset, as_states, split_rows
+from discrete_ebm.datasets.toys import bars_and_stripes, ising
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from discrete_ebm.chains import sample
-from discrete_ebm.energies.base import evaluate_energy
-from discrete_ebm.energies.ising import Ising
-from discrete_ebm.errors import DataError, SettingError
-
-__all__ = ["bars_and_stripes", "ising", "load"]
-
-_EXACT_SITES = 16  # up to here draws are exact, by enumeration
-_SWEEPS = 500
-
-
-def bars_and_stripes(side: int) -> Tensor:
-    """All different (n, side, side) int8 images in {0, 1} made of whole rows or of whole columns; n = 2^(side+1) − 2.
-
-    Source: MacKay 2003, "Information Theory, Inference, and Learning Algorithms", section 43.
-    """
-    if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= 16:
-        raise SettingError(f"`side` must be a whole number from 1 to 16; got {side!r}.")
-    code = torch.arange(2**side)[:, None] >> torch.arange(side) & 1
-    stripes = code[:, :, None].expand(-1, -1, side)
-    return torch.cat([stripes, stripes.transpose(1, 2)]).to(torch.int8).unique(dim=0)
-
-
-def ising(shape: int | Sequence[int], coupling: float, n: int, field: float = 0.0, seed: int = 0) -> Tensor:
-    """(n, *shape) int8 spins in {−1, +1} of a periodic lattice.
-
-    Up to 16 sites the draws are exact and independent; above, each is the end of its own chain of 500 checkerboard
-    sweeps from a random start, which is enough well below the critical coupling 0.4407 and only there.
-    """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise SettingError(f"`n` must be a whole number of at least 1; got {n!r}.")
-    energy = Ising.lattice(shape, coupling, field)
-    if energy.space.n_sites <= _EXACT_SITES:
-        states = energy.space.enumerate()
-        with torch.no_grad():
-            law = torch.softmax(-evaluate_energy(energy, states).double(), 0)
-        return states[torch.multinomial(law, n, replacement=True, generator=torch.Generator().manual_seed(seed))]
-    return sample(energy, "block-gibbs", n_chains=n, n_steps=_SWEEPS, burn_in=_SWEEPS - 1, seed=seed).last
-
-
-def load(path: str | Path, key: str | None = None) -> Tensor:
-    """States from an .npz or .npy file, as they are stored (check them with ``space.validate``).
-
-    Args:
-        path: the file; pickled objects in it are refused.
-        key: which array of an .npz; None = "x" if there is one, else the only one.
-    Raises:
-        DataError: missing, unreadable, no such array, or not numbers.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"`data` must be an .npz or .npy file; got {path}, which is not a file. Check the name.")
-    try:
-        with path.open("rb") as stream:  # numpy leaves a damaged file open
-            opened = np.load(stream, allow_pickle=False)
-            array = opened if isinstance(opened, np.ndarray) else opened[_choose(path, opened.files, key)]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as cause:
-        raise DataError(
-            f"`data` must be a whole .npz or .npy file of numbers; got {path} ({cause}). "
-            "Write it with numpy.savez(path, x=array)."
-        ) from cause
-    if array.dtype.kind not in "biuf" or array.ndim < 2 or len(array) == 0:
-        raise DataError(
-            f"`data` must hold numbers of shape (n, ...) with n of at least 1; got shape {array.shape} "
-            f"({array.dtype}) in {path}. Give one row per state."
-        )
-    return torch.from_numpy(np.ascontiguousarray(array if array.dtype.kind != "u" else array.astype(np.int64)))
-
-
-def _choose(path: Path, names: list[str], key: str | None) -> str:
-    if key is None and "x" in names:
-        return "x"
-    if key is None and len(names) == 1:
-        return names[0]
-    if key not in names:
-        raise DataError(f"`key` must be one of {', '.join(names)}, the arrays of {path}; got {key}. Pass --key NAME.")
-    return key
+__all__ = [
+    "Alignment",
+    "Dataset",
+    "as_states",
+    "bars_and_stripes",
+    "digits",
+    "get",
+    "ising",
+    "load",
+    "mnist",
+    "names",
+    "omniglot",
+    "read",
+    "read_alignment",
+    "sequence_weights",
+    "split_rows",
+    "static_mnist",
+    "torchvision",
+]
