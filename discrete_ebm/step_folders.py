@@ -203,7 +203,9 @@ def read_step(folder: str | Path) -> StepFiles:
         if step != int(match[1]):
             raise ValueError(f"its manifest is of step {step}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
-        reason = f"{Path(cause.filename).name}: {cause.strerror}" if isinstance(cause, OSError) else str(cause)
+        reason = str(cause)
+        if isinstance(cause, OSError):  # one that comes while reading, and not on opening, names no file
+            reason = f"{Path(cause.filename or folder).name}: {cause.strerror}"
         raise CorruptCheckpointError(
             f"`{folder}` must be an undamaged checkpoint; got one where {reason}. Use an older one."
         ) from cause
