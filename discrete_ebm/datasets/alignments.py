@@ -137,7 +137,8 @@ def _code(letters: str) -> dict[str, int]:
 
 def _fasta(path: Path) -> Iterator[tuple[str, str]]:
     """(name, letters) of each entry."""
-    name, lines = None, []
+    name: str | None = None
+    lines: list[str] = []
     with open_file(path) as stream:
         try:
             text = stream.read().decode("ascii")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from discrete_ebm.errors import DataError, SettingError
 
 __all__ = ["get", "names", "read"]
 
-_IN_FILES = {"static-mnist": static_mnist, "mnist": mnist, "omniglot": omniglot}
+_IN_FILES: dict[str, Callable[..., Dataset]] = {"static-mnist": static_mnist, "mnist": mnist, "omniglot": omniglot}
 _OPTIONS = {  # what each kind understands
     "digits": {"levels", "split", "seed"},
     "static-mnist": set(),
@@ -121,7 +121,7 @@ def read(
 def _parts(path: Path, found: dict[str, np.ndarray], shape: Sequence[int] | None, alphabet: str, k: int | None,
            threshold: float | None) -> Dataset:  # fmt: skip
     """The parts that the file has; the alphabet is that of all of them together."""
-    here = [part for part in ("train", "valid", "test") if part in found]
+    here: list[str] = [part for part in ("train", "valid", "test") if part in found]
     rows = [_shaped(path, _rows(path, found[part]), shape) for part in here]
     if len({part.shape[1:] for part in rows}) > 1:
         raise DataError(f"`{path}` must hold parts of one shape; got {', '.join(str(part.shape) for part in rows)}.")
@@ -129,8 +129,9 @@ def _parts(path: Path, found: dict[str, np.ndarray], shape: Sequence[int] | None
     parts = dict(zip(here, states.split([len(part) for part in rows]), strict=True))
     marks = {part: _classes(path, found[f"y_{part}"], len(parts[part])) for part in here if f"y_{part}" in found}
     empty = states[:0]
-    return Dataset(path.name, space, **{part: parts.get(part, empty) for part in ("train", "valid", "test")},
-                   labels=marks, note=f"{len(states)} rows of {path.name}, parts of its own")  # fmt: skip
+    train, valid, test = (parts.get(part, empty) for part in ("train", "valid", "test"))
+    note = f"{len(states)} rows of {path.name}, parts of its own"
+    return Dataset(path.name, space, train, valid, test, marks, note=note)
 
 
 def _rows(path: Path, x: np.ndarray) -> np.ndarray:

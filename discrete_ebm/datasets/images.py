@@ -51,13 +51,13 @@ def static_mnist(folder: str | Path) -> Dataset:
         DataError: no training file, or not rows of 784 zeros and ones.
     """
     space = Binary((28, 28))
-    parts = {part: _static_part(Path(folder), part, space) for part in ("train", "valid", "test")}
-    if not len(parts["train"]):
+    train, valid, test = (_static_part(Path(folder), part, space) for part in ("train", "valid", "test"))
+    if not len(train):
         raise DataError(
             f"`folder` must hold static_mnist_train.npz or binarized_mnist_train.amat; got {folder}, which does not. "
             "Point --data-dir to the folder of those files."
         )
-    return Dataset("static-mnist", space, **parts, note="Larochelle & Murray 2011, from MNIST (CC BY-SA 3.0)")
+    return Dataset("static-mnist", space, train, valid, test, note="static MNIST of Larochelle & Murray 2011 (CC BY-SA)")
 
 
 def _static_part(folder: Path, part: str, space: Binary) -> Tensor:

@@ -77,8 +77,8 @@ class Dataset:
         """The same with the sites in one row."""
         if isinstance(self.space, Product) or len(self.space.shape) == 1:
             return self
-        return replace(self, space=_flattened(self.space),
-                       **{name: getattr(self, name).flatten(1) for name in ("train", "valid", "test")})  # fmt: skip
+        rows = (part.flatten(1) for part in (self.train, self.valid, self.test))
+        return self._with(_flattened(self.space), *rows)
 
     def with_labels(self) -> Dataset:
         """States of a Product of "visible" and "label", for models of both.
@@ -97,9 +97,12 @@ class Dataset:
                             f"none in {self.name}. Number the classes 0, 1, ... without gaps.")  # fmt: skip
         space = Product({"visible": self.space, "label": Categorical(1, n_classes)})
         none = torch.zeros(0, dtype=torch.int64)
-        join = {name: space.pack({"visible": getattr(self, name), "label": self.labels.get(name, none)[:, None]})
-                for name in ("train", "valid", "test")}  # fmt: skip
-        return replace(self, space=space, **join)
+        rows = (space.pack({"visible": getattr(self, name), "label": self.labels.get(name, none)[:, None]})
+                for name in ("train", "valid", "test"))  # fmt: skip
+        return self._with(space, *rows)
+
+    def _with(self, space: Any, train: Tensor, valid: Tensor, test: Tensor) -> Dataset:
+        return replace(self, space=space, train=train, valid=valid, test=test)
 
 
 def _flattened(space: Any) -> Space:
@@ -197,6 +200,8 @@ def split_rows(n: int, parts: Sequence[float] | None, seed: int) -> tuple[Tensor
 def cut(name: str, space: Any, x: Tensor, labels: Tensor | None = None, *, split: Sequence[float] | None = None,
         seed: int = 0, **more: Any) -> Dataset:  # fmt: skip
     """A :class:`Dataset` from rows that have no parts yet."""
-    rows = dict(zip(("train", "valid", "test"), split_rows(len(x), split, seed), strict=True))
-    marks = {} if labels is None else {part: labels[which].long() for part, which in rows.items()}
-    return Dataset(name, space, **{part: x[which] for part, which in rows.items()}, labels=marks, **more)
+    rows = split_rows(len(x), split, seed)
+    parts = ("train", "valid", "test")
+    marks = {} if labels is None else {part: labels[which].long() for part, which in zip(parts, rows, strict=True)}
+    train, valid, test = (x[which] for which in rows)
+    return Dataset(name, space, train, valid, test, marks, **more)
