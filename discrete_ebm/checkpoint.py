@@ -175,8 +175,14 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CorruptCheckpointError(
             f"`path` must be undamaged; got {path}, whose contents do not match their digest. Use an older copy."
         )
-    config = json.loads(text)
-    if config.get("schema", 0) > SCHEMA:
+    try:  # a digest says that nothing has changed, not that it made sense to begin with
+        config = json.loads(text)
+        newer = config.get("schema", 0) > SCHEMA
+    except (ValueError, TypeError, AttributeError, RecursionError) as cause:
+        raise CheckpointError(
+            f"`path` must hold a model's configuration; got {path} ({_first_line(cause)}). Use an older copy."
+        ) from cause
+    if newer:
         raise CheckpointError(
             f"`path` must be of schema {SCHEMA} or older; got {config['schema']} in {path}. Upgrade discrete-ebm."
         )
@@ -272,9 +278,11 @@ def load(path: str | Path, energy: nn.Module | None = None, device: str | torch.
     try:
         built = _build(config["energy"], tensors) if energy is None else energy
         built.load_state_dict(tensors)
+        _set_temperature(built, config["energy"])
     except CheckpointError:
         raise
-    except (EBMError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as cause:
+    except (EBMError, RuntimeError, LookupError, ArithmeticError, TypeError, ValueError, AttributeError, StopIteration,
+            MemoryError) as cause:  # fmt: skip
         raise CheckpointError(
             f"`path` must fit the energy it is loaded into; got {path} ({_first_line(cause)}). "
             "Check the class and its sizes."
@@ -296,9 +304,17 @@ def _model_files(folder: Path) -> Iterator[Path]:
 def _describe(energy: nn.Module) -> dict[str, Any]:
     name = _name(type(energy))
     codec = _CODECS.get(name)
+    temperature = getattr(energy, "implied_temperature", None)  # of the sampler that it was trained with
+    known = {} if temperature is None else {"implied_temperature": float(temperature)}
     if codec is None or type(energy) is not codec.kind:
-        return {"type": _CUSTOM, "class": type(energy).__name__}
-    return {"type": name, **codec.describe(energy)}
+        return {"type": _CUSTOM, "class": type(energy).__name__, **known}
+    return {"type": name, **codec.describe(energy), **known}
+
+
+def _set_temperature(energy: nn.Module, config: Mapping[str, Any]) -> None:
+    """What an energy was trained at, where the file says so."""
+    if "implied_temperature" in config:
+        energy.implied_temperature = float(config["implied_temperature"])  # type: ignore[assignment]
 
 
 def _build(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
