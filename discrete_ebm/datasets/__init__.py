@@ -4,6 +4,7 @@
     data = de.datasets.get("family.fasta", weights_at=0.8)
 """
 
+from discrete_ebm.datasets import densities
 from discrete_ebm.datasets.alignments import Alignment, read_alignment, sequence_weights
 from discrete_ebm.datasets.catalogue import get, names, read
 from discrete_ebm.datasets.files import load
@@ -16,6 +17,7 @@ __all__ = [
     "Dataset",
     "as_states",
     "bars_and_stripes",
+    "densities",
     "digits",
     "get",
     "ising",

@@ -57,7 +57,7 @@ def static_mnist(folder: str | Path) -> Dataset:
             f"`folder` must hold static_mnist_train.npz or binarized_mnist_train.amat; got {folder}, which does not. "
             "Point --data-dir to the folder of those files."
         )
-    return Dataset("static-mnist", space, train, valid, test, note="static MNIST of Larochelle & Murray 2011 (CC BY-SA)")
+    return Dataset("static-mnist", space, train, valid, test, note="static MNIST, Larochelle & Murray 2011 (CC BY-SA)")
 
 
 def _static_part(folder: Path, part: str, space: Binary) -> Tensor:
