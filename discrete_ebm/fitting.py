@@ -21,6 +21,7 @@ from discrete_ebm.errors import CapabilityError, CheckpointError, DataError, Set
 from discrete_ebm.guards import Guard
 from discrete_ebm.objectives.base import Objective
 from discrete_ebm.objectives.needs import check_training_data
+from discrete_ebm.schedules import Schedule
 from discrete_ebm.step_folders import Checkpoints
 from discrete_ebm.trainer import Batches, Callback, Trainer
 
@@ -59,7 +60,7 @@ def fit(
     progress: bool = True,
     *,
     warmup: int | None = None,
-    decay: str = "constant",
+    decay: Schedule | str = "constant",
     clip: float | None = 10.0,
     ema: float | None = 0.999,
     penalty: float | None = None,
@@ -86,14 +87,14 @@ def fit(
             is written.
         progress: show a progress bar.
         warmup: updates of linear warm-up; a twentieth of ``n_iterations`` when None.
-        decay: "constant" or "linear" to 0.
+        decay: "constant"; "linear" or "cosine" to 0; "step"; or a ``discrete_ebm.schedules.Schedule``.
         clip: largest gradient norm; None = no clipping. ema: decay of the averaged copy; None = none is kept.
         penalty: energy-magnitude weight, set on the objective; None = leave the objective as it is.
         parameters: parameters or groups ``{"params": ..., "lr": ...}``; None = all that require gradients.
         guard: what counts as divergence and how often to go back and try again; None = stop at the first non-finite
             number, and look for nothing else.
         callbacks: called as ``callback(trainer, terms)`` after each update; a true result ends the training.
-        max_seconds: wall-clock limit; "linear" decay then follows the clock and runs are not repeatable.
+        max_seconds: wall-clock limit; decay then follows the clock and runs are not repeatable.
         device: where to train, the energy is moved there; None = where it is.
         checkpoint_every: updates between checkpoints in ``output``; None = about every minute, at most 1 % of the time;
             0 = none. They are written at the end and at Ctrl-C as well; the last three are kept.
@@ -155,7 +156,7 @@ def fit(
             "lr": lr,
             "seed": seed if isinstance(seed, int) else None,
             "warmup": warmup,
-            "decay": decay,
+            "decay": decay if isinstance(decay, str) else asdict(decay),
             "clip": clip,
             "ema": ema,
             "betas": list(betas),

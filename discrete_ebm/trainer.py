@@ -29,11 +29,13 @@ from discrete_ebm.errors import (
 from discrete_ebm.guards import Guard, Watch, check_finite_tensors, check_finite_terms, natural_gap
 from discrete_ebm.objectives.base import Objective, ObjectiveState
 from discrete_ebm.packing import pack
+from discrete_ebm.schedules import Schedule, as_schedule
 from discrete_ebm.step_folders import Checkpoints
 
 __all__ = ["Batches", "Stateful", "Trainer"]
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
+_SHOWN = ("gap", "acceptance", "hamming")  # beside the progress bar
 _REMEMBER_EVERY = 50  # updates between copies of a calm state, to which a divergence returns
 
 Callback = Callable[["Trainer", dict[str, float]], Any]
@@ -113,7 +115,7 @@ class Trainer:
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         warmup: int | None = None,
-        decay: str = "constant",
+        decay: Schedule | str = "constant",
         clip: float | None = 10.0,
         ema: float | None = 0.999,
         guard: Guard | None = Guard(),
@@ -156,7 +158,8 @@ class Trainer:
         self.generator = generator
         self.n_iterations = n_iterations
         self.warmup = n_iterations // 20 if warmup is None else warmup
-        self.decay, self.clip, self.ema_decay, self.guard, self.max_seconds = decay, clip, ema, guard, max_seconds
+        self.decay = as_schedule(decay)
+        self.clip, self.ema_decay, self.guard, self.max_seconds = clip, ema, guard, max_seconds
         groups = list(parameters) if parameters is not None else [p for p in energy.parameters() if p.requires_grad]
         if not groups:
             raise SettingError(
@@ -278,7 +281,7 @@ class Trainer:
                         bar.n = self.iteration
                         continue
                     bar.update(1)
-                    bar.set_postfix({k: f"{terms[k]:.3g}" for k in ("gap", "acceptance") if k in terms}, refresh=False)
+                    bar.set_postfix({k: f"{terms[k]:.3g}" for k in _SHOWN if k in terms}, refresh=False)
                     stop = [callback(self, terms) for callback in callbacks]  # every callback is called
                     if self.checkpoints is not None and self.calm and self.checkpoints.due(self.step):
                         self.save()
@@ -407,10 +410,9 @@ class Trainer:
         return terms
 
     def _set_lr(self) -> None:
-        """Linear warm-up times an optional linear decay to zero."""
+        """Linear warm-up times the schedule."""
         factor = min(1.0, (self.iteration + 1) / self.warmup) if self.warmup else 1.0
-        if self.decay == "linear":
-            factor *= 1 - self.progress
+        factor *= self.decay(self.progress)
         for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * factor * self.lr_scale
 
@@ -472,7 +474,6 @@ def _check_schedule(n_iterations: Any, lr: Any, warmup: Any, decay: Any, clip: A
             raise SettingError(f"`{name}` must be positive and finite; got {value!r}.")
     if warmup is not None and (not isinstance(warmup, int) or warmup < 0):
         raise SettingError(f"`warmup` must be a whole number of updates, not negative; got {warmup!r}.")
-    if decay not in ("constant", "linear"):
-        raise SettingError(f"`decay` must be 'constant' or 'linear'; got {decay!r}.")
+    as_schedule(decay)
     if ema is not None and not 0 <= ema < 1:
         raise SettingError(f"`ema` must be at least 0 and below 1, or None; got {ema!r}. Try 0.999.")

@@ -21,7 +21,7 @@ LAYERS = [
     {"diagnostics", "chain_inputs", "chains", "chain_bank", "annealing", "hidden_units"},
     {"objectives"},
     {"guards", "checkpoint", "checkpoint_models", "packing", "step_folders", "training_state", "trainer", "fitting",
-     "datasets"},
+     "datasets", "schedules"},
     {"evaluate", "plot_figures", "plots", "adapters"},
     {"testing", "testing_checks", "testing_real", "testing_real_checks", "testing_statistics", "testing_targets",
      "cli_support", "docs_pages",
