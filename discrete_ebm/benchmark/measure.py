@@ -62,7 +62,7 @@ def law_error(energy: Any, kernel: Kernel, *, n_chains: int, n_steps: int, burn_
 
 
 def efficiency(energy: Any, kernel: Kernel, *, n_chains: int, n_steps: int, burn_in: int, seed: int,
-               start: Tensor | None = None, limit: float | None = None) -> dict[str, Any]:
+               start: Tensor | None = None, limit: float | None = None, least_steps: int = 0) -> dict[str, Any]:
     """Run C chains and count effective draws.
 
     Quantities followed: the energy, and the number of sites that differ from one fixed random state. The ESS that is
@@ -71,7 +71,9 @@ def efficiency(energy: Any, kernel: Kernel, *, n_chains: int, n_steps: int, burn
 
     Args:
         start: (C, *shape) where the chains begin; None = random.
-        limit: seconds by :func:`clock_of`; a run that would last longer by the time of its first steps is not made.
+        limit: seconds by :func:`clock_of`. A run that would last longer by the time of its first steps is made shorter,
+            burn-in and steps alike.
+        least_steps: a run that would have fewer is not made; 0 = only the whole run is.
     Returns:
         ``ess``, ``ess_energy``, ``ess_distance``; ``evaluations`` of the energy or its gradient per chain and step;
         ``ess_per_evaluation``, ``ess_per_second`` (processor seconds of this process on a CPU, wall clock elsewhere);
@@ -81,12 +83,16 @@ def efficiency(energy: Any, kernel: Kernel, *, n_chains: int, n_steps: int, burn
     space = energy.space
     if limit is not None:
         clock = clock_of(energy_device(energy) or "cpu")
+        sample(energy, kernel, n_chains, 1, burn_in=0, seed=seed, x0=start)  # compiles, fills caches
         began = clock()
         sample(energy, kernel, n_chains, PILOT, burn_in=0, seed=seed, x0=start)
         pilot = (clock() - began) / PILOT
         total = n_steps + burn_in
-        if pilot * total > limit:
+        share = limit / max(pilot * total, 1e-9)
+        if share < 1 and (not least_steps or share * n_steps < least_steps):
             return {"skipped": f"{total} steps would take {pilot * total:.0f} s; the limit is {limit:g} s"}
+        if share < 1:
+            n_steps, burn_in = int(share * n_steps), int(share * burn_in)
     warm = sample(energy, kernel, n_chains, burn_in + 1, burn_in=burn_in, seed=seed, x0=start)
     state, device = warm.state, warm.last.device
     generator = torch.Generator(device).manual_seed(seed + 1)

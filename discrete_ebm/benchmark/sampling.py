@@ -100,7 +100,7 @@ def _measured(ctx: Record, case: Case, energy: Any, one: Contender, start: Tenso
               error: float) -> dict[str, Any]:
     found = attempt(lambda: efficiency(
         energy, one.create(**(case.settings or {})), n_chains=ctx.n_chains, n_steps=ctx.n_steps, burn_in=ctx.burn_in,
-        seed=part_seed(ctx.seed, part), start=start, limit=ctx.limit))
+        seed=part_seed(ctx.seed, part), start=start, limit=ctx.limit, least_steps=ctx.least_steps))
     if "ess" in found and value is not None:
         off = found["mean_energy"] - value
         both = math.hypot(found["mean_energy_error"], error)
@@ -170,7 +170,7 @@ def case_table(records: Sequence[dict[str, Any]], case: str, wrong: set[str]) ->
     """Efficiency of every kernel on a case, the fastest first, and one sentence that says who wins."""
     parts = [rows_of(record, f"case/{case}") for record in records]
     labels = list(dict.fromkeys(label for found in parts for label in found))
-    columns = (("ESS", "ess", ".0f"), ("ESS / evaluation", "ess_per_evaluation", ".3g"),
+    columns = (("ESS", "ess", ".0f"), ("steps", "steps", ".0f"), ("ESS / evaluation", "ess_per_evaluation", ".3g"),
                ("ESS / s", "ess_per_second", ".3g"), ("evaluations a step", "evaluations", ".3g"),
                ("accepted", "acceptance", ".3f"), ("sites moved a step", "hamming", ".3g"), ("R-hat", "rhat", ".3f"),
                ("energy off, per site", "energy_off_per_site", "+.2e"), ("in σ", "energy_z", "+.1f"))

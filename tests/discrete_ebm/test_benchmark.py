@@ -333,3 +333,11 @@ def test_a_part_over_its_limit_is_not_run_and_says_so():
     part = measure.efficiency(energy, registry.create("gibbs"), n_chains=4, n_steps=10**9, burn_in=5, seed=0, limit=1.0)
     assert "the limit is 1 s" in part["skipped"]
     assert sampling.standing({"exact": True, **part}) == "not run"
+
+
+def test_a_part_over_its_limit_is_made_shorter_where_enough_steps_are_left():
+    energy = de.energies.Ising.lattice((4, 4), 0.3)
+    part = measure.efficiency(energy, registry.create("gibbs"), n_chains=4, n_steps=10**9, burn_in=10**7, seed=0,
+                              limit=0.2, least_steps=20)
+    assert 20 <= part["steps"] < 10**5
+    assert part["evaluations"] == 1.0  # a sweep; counted over the steps that were made

@@ -16,10 +16,10 @@ from discrete_ebm.spaces import Binary
 TITLE = "Bernoulli: independent bits, log odds from N(0, 1)."
 SETTINGS: dict[str, dict[str, Any]] = {
     "small": {"sizes": [40], "n_chains": 16, "n_steps": 120, "burn_in": 60, "law_chains": 64, "law_steps": 150,
-              "limit": None, "samplers": [],
+              "limit": None, "least_steps": 0, "samplers": [],
               "left_out": ["tempered-transitions"]},
     "full": {"sizes": [100, 1000, 10000], "n_chains": 32, "n_steps": 4000, "burn_in": 500, "law_chains": 256,
-             "law_steps": 3000, "limit": 120.0, "samplers": [], "left_out": []},
+             "law_steps": 3000, "limit": 120.0, "least_steps": 200, "samplers": [], "left_out": []},
 }  # fmt: skip
 
 

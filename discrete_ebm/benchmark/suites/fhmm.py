@@ -15,10 +15,10 @@ from discrete_ebm.energies import FactorialHMM
 TITLE = "FHMM: hidden bits of a factorial hidden Markov model given its series."
 SETTINGS: dict[str, dict[str, Any]] = {
     "small": {"models": [[12, 3]], "n_chains": 16, "n_steps": 120, "burn_in": 60, "start_steps": 100, "law_chains": 64,
-              "law_steps": 150, "limit": None, "samplers": [],
+              "law_steps": 150, "limit": None, "least_steps": 0, "samplers": [],
               "left_out": ["tempered-transitions"]},
     "full": {"models": [[1000, 10], [200, 50]], "n_chains": 32, "n_steps": 4000, "burn_in": 500, "start_steps": 4000,
-             "law_chains": 256, "law_steps": 3000, "limit": 300.0, "samplers": [], "left_out": []},
+             "law_chains": 256, "law_steps": 3000, "limit": 300.0, "least_steps": 200, "samplers": [], "left_out": []},
 }  # fmt: skip
 EXACT = 12  # hidden chains for which exact draws and means are made
 

@@ -15,11 +15,11 @@ from discrete_ebm.evaluate import CRITICAL_COUPLING, kaufman_energy, onsager_ene
 TITLE = "Ising: square lattice across the critical point (0.4407)."
 SETTINGS: dict[str, dict[str, Any]] = {
     "small": {"sizes": [8], "couplings": [0.3, 0.4407], "n_chains": 16, "n_steps": 150, "burn_in": 60,
-              "start_steps": 50, "law_chains": 64, "law_steps": 150, "limit": None, "samplers": [],
+              "start_steps": 50, "law_chains": 64, "law_steps": 150, "limit": None, "least_steps": 0, "samplers": [],
               "left_out": ["tempered-transitions"]},
     "full": {"sizes": [20, 50, 100], "couplings": [round(0.1607 + 0.04 * i, 4) for i in range(16)], "n_chains": 32,
              "n_steps": 4000, "burn_in": 500, "start_steps": 300, "law_chains": 256, "law_steps": 3000, "limit": 600.0,
-             "samplers": [], "left_out": []},
+             "least_steps": 200, "samplers": [], "left_out": []},
 }  # fmt: skip
 
 

@@ -14,11 +14,11 @@ from discrete_ebm.energies import Potts
 TITLE = "Potts: square lattice, number of categories."
 SETTINGS: dict[str, dict[str, Any]] = {
     "small": {"side": 4, "categories": [3, 8], "relative": 0.9, "n_chains": 16, "n_steps": 100, "burn_in": 40,
-              "start_steps": 60, "law_chains": 64, "law_steps": 150, "limit": None, "samplers": [],
+              "start_steps": 60, "law_chains": 64, "law_steps": 150, "limit": None, "least_steps": 0, "samplers": [],
               "left_out": ["tempered-transitions"]},
     "full": {"side": 30, "categories": [4, 16, 64, 256], "relative": 0.9, "n_chains": 32, "n_steps": 4000,
              "burn_in": 500, "start_steps": 2000, "law_chains": 256, "law_steps": 3000, "limit": 300.0,
-             "samplers": [], "left_out": []},
+             "least_steps": 200, "samplers": [], "left_out": []},
 }  # fmt: skip
 
 

@@ -40,12 +40,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "small": {"side": 3, "hidden": 8, "iterations": 600, "data": "bars", "n_chains": 16, "n_steps": 100,
               "burn_in": 40, "start_steps": 100, "law_chains": 64, "law_steps": 150, "mmd_chains": 100,
               "mmd_steps": [1, 10, 60], "reference_chains": 200, "reference_steps": 300, "exact_deltas": "auto",
-              "limit": None, "samplers": [],
+              "limit": None, "least_steps": 0, "samplers": [],
               "left_out": ["tempered-transitions"]},
     "full": {"side": 28, "hidden": 500, "iterations": 3000, "data": "strokes", "n_chains": 32, "n_steps": 2000,
              "burn_in": 500, "start_steps": 2000, "law_chains": 256, "law_steps": 3000, "mmd_chains": 100,
              "mmd_steps": [100, 300, 1000, 3000], "reference_chains": 500, "reference_steps": 10_000,
-             "exact_deltas": False, "limit": 300.0, "samplers": [], "left_out": []},
+             "exact_deltas": False, "limit": 300.0, "least_steps": 200, "samplers": [], "left_out": []},
 }  # fmt: skip
 
 
