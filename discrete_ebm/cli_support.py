@@ -34,6 +34,8 @@ def run(group: click.Command, args: Sequence[str] | None = None, *, prog_name: s
         The exit code; see the module's first lines.
     """
     given = list(sys.argv[1:] if args is None else args)
+    if any("\0" in part for part in given):  # no file has such a name, and the system's calls raise on it
+        return _fail(prog_name, "an argument must not hold the character NUL; got one that does. Leave it out.")
     usual = warnings.formatwarning
     warnings.formatwarning = lambda message, category, *place: (  # one line in our name, without a place in our source
         f"{prog_name}: {message}\n" if issubclass(category, RecoveryWarning) else usual(message, category, *place)

@@ -78,6 +78,13 @@ def test_a_few_random_arguments_in_every_run(program: str, cut_short: None) -> N
     each()
 
 
+@pytest.mark.parametrize("program", GROUPS)
+def test_an_argument_with_a_nul_is_refused(program: str) -> None:
+    """Found by the test below: no shell gives one, a caller of ``main`` may."""
+    for command in GROUPS[program].commands:
+        check(program, [command, "\0"])
+
+
 @pytest.mark.fuzz
 @pytest.mark.parametrize("program", GROUPS)
 def test_random_arguments_end_in_a_sentence(program: str, cut_short: None) -> None:
