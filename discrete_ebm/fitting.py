@@ -59,6 +59,7 @@ def fit(
     output: str | Path | None = None,
     progress: bool = True,
     *,
+    optimizer: str = "adam",
     warmup: int | None = None,
     decay: Schedule | str = "constant",
     clip: float | None = 10.0,
@@ -75,17 +76,18 @@ def fit(
     resume: bool | str = False,
     notes: Mapping[str, Any] | None = None,
 ) -> Fitted:
-    """Train ``energy`` on ``data``, in place, with Adam.
+    """Train ``energy`` on ``data``, in place.
 
     Args:
         energy: a torch module with a ``space``; its train/eval mode is left alone.
         data: states (n, *shape), or an object with ``len`` and ``[rows]`` whose batches the objective understands.
         objective: an Objective, e.g. ``de.objectives.PCD(sampler="gwg", n_steps=10)``, or a registered name.
-        n_iterations: updates. batch_size: rows per update, at most all of them. lr: Adam's step size.
+        n_iterations: updates. batch_size: rows per update, at most all of them. lr: the optimizer's step size.
         seed: an int, or a ``torch.Generator`` on the energy's device.
         output: folder for energy.safetensors, ema.safetensors, history.csv, run.json and checkpoints/; None = nothing
             is written.
         progress: show a progress bar.
+        optimizer: "adam", or "sgd", plain gradient descent: for RBMs, at the larger lr of their recipes.
         warmup: updates of linear warm-up; a twentieth of ``n_iterations`` when None.
         decay: "constant"; "linear" or "cosine" to 0; "step"; or a ``discrete_ebm.schedules.Schedule``.
         clip: largest gradient norm; None = no clipping. ema: decay of the averaged copy; None = none is kept.
@@ -137,6 +139,7 @@ def fit(
         n_iterations=n_iterations,
         lr=lr,
         parameters=parameters,
+        optimizer=optimizer,
         betas=betas,
         weight_decay=weight_decay,
         warmup=warmup,
@@ -163,6 +166,7 @@ def fit(
             "weight_decay": weight_decay,
             "guard": None if guard is None else asdict(guard),
             "data": data_digest(data),
+            **({} if optimizer == "adam" else {"optimizer": optimizer}),
         },
     )
     if resume:

@@ -36,6 +36,7 @@ __all__ = ["Batches", "Stateful", "Trainer"]
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 _SHOWN = ("gap", "acceptance", "hamming")  # beside the progress bar
+OPTIMIZERS = ("adam", "sgd")
 _REMEMBER_EVERY = 50  # updates between copies of a calm state, to which a divergence returns
 
 Callback = Callable[["Trainer", dict[str, float]], Any]
@@ -112,6 +113,7 @@ class Trainer:
         n_iterations: int = 1000,
         lr: float = 1e-3,
         parameters: Iterable[Any] | None = None,
+        optimizer: str = "adam",
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         warmup: int | None = None,
@@ -128,7 +130,7 @@ class Trainer:
         extra: Stateful | None = None,
         steps_before: int = 0,
     ) -> None:
-        """Check the settings and set up Adam; arguments as in :func:`fit`, and
+        """Check the settings and set up the optimizer; arguments as in :func:`fit`, and
 
         Args:
             data: what the objective's ``init`` looks at (batches are given to :meth:`update`).
@@ -166,7 +168,7 @@ class Trainer:
                 "`energy` must have parameters that require gradients; got none. "
                 "Learn something, or call energy.requires_grad_(True)."
             )
-        self.optimizer = torch.optim.Adam(groups, lr=lr, betas=betas, weight_decay=weight_decay)
+        self.optimizer = make_optimizer(optimizer, groups, lr, betas, weight_decay)
         self._base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.state = self.objective.init(energy, data, generator=generator) if state is None else state
@@ -457,6 +459,23 @@ class _Snapshot:
         with torch.no_grad():
             for copied, tensor in zip(self.copies, self.tensors, strict=True):
                 tensor.copy_(copied)
+
+
+def make_optimizer(
+    name: str, groups: list[Any], lr: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.Optimizer:
+    """Adam or plain gradient descent, each in one pass over the parameters where torch has that.
+
+    Raises:
+        SettingError: another name.
+    """
+    if name not in OPTIMIZERS:
+        raise SettingError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}; got {name!r}. Use 'adam'.")
+    tensors = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+    fused = bool(tensors) and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in tensors)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, weight_decay=weight_decay, fused=fused or None)
+    return torch.optim.Adam(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused or None)
 
 
 def clock_named(name: str) -> Callable[[], float]:

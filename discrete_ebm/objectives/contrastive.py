@@ -21,6 +21,7 @@ from discrete_ebm.energies.base import energy_dtype, evaluate_energy
 from discrete_ebm.errors import CapabilityError, CheckpointError, SettingError
 from discrete_ebm.objectives.base import Objective, ObjectiveOutput, ObjectiveState
 from discrete_ebm.objectives.centring import Offsets, centred_loss, means, need_rbm
+from discrete_ebm.objectives.layers import contrast_layers, fits_layers
 from discrete_ebm.objectives.needs import finite_number, fraction, need_discrete, need_states, whole_number
 from discrete_ebm.objectives.noise import Sitewise, site_frequencies
 from discrete_ebm.objectives.registry import ObjectiveSpec, register
@@ -240,6 +241,26 @@ class MarkovObjective(Objective):
     def _steps(self, state: Any) -> int:
         return state.steps(self.n_steps, self.max_steps) if isinstance(state, MarkovState) else self.n_steps
 
+    def _contrast(
+        self, energy: Any, batch: Any, x: Tensor, state: MarkovState | None, generator: torch.Generator
+    ) -> ObjectiveOutput:
+        """The loss with negatives that ``_steps`` steps from x make; an RBM drawn layer by layer needs no autograd."""
+        kernel, n_steps = resolve_sampler(self.sampler, energy.space), self._steps(state)
+        if not (fits_layers(energy, kernel) and not self.penalty and not self.gradient_penalty):
+            negatives, totals = draw_negatives(kernel, energy, x, n_steps, generator=generator)
+            return self._output(energy, batch, negatives, totals, state)
+        offsets = state.offsets if state is not None and self.centre is not None else None
+        output = contrast_layers(energy, kernel, batch, x, n_steps, generator=generator, offsets=offsets,
+                                 rate=self.centre_rate, average=self.centre == "average")  # fmt: skip
+        self._see(output, n_steps, state)
+        return output
+
+    def _see(self, output: ObjectiveOutput, n_steps: int, state: Any) -> None:
+        """Remember what the number of steps of the next update depends on."""
+        if isinstance(state, MarkovState) and self.max_steps is not None:
+            state.see(output.terms["gap"], output.terms["spread"])
+            output.terms["steps"] = torch.full_like(output.terms["gap"], n_steps)
+
     def _output(self, energy: Any, batch: Any, negatives: Tensor, totals: StepTotals, state: Any) -> ObjectiveOutput:
         """The loss with its stabilisers; what the state remembers moves on."""
         output = contrast(energy, batch, negatives, self.penalty, totals)
@@ -247,9 +268,7 @@ class MarkovObjective(Objective):
             slope = slope_penalty(energy, batch)
             output.loss = output.loss + self.gradient_penalty * slope
             output.terms["slope"] = slope.detach()
-        if isinstance(state, MarkovState) and self.max_steps is not None:
-            state.see(output.terms["gap"], output.terms["spread"])
-            output.terms["steps"] = torch.full_like(output.terms["gap"], totals.n_steps)
+        self._see(output, totals.n_steps, state)
         if isinstance(state, MarkovState) and self.centre is not None and state.offsets is not None:
             seen = torch.cat([batch, negatives.to(batch.dtype)]) if self.centre == "average" else batch
             state.offsets.move(energy, seen, self.centre_rate)
@@ -272,10 +291,8 @@ class CD(MarkovObjective):
         return state
 
     def loss(self, energy: Any, batch: Any, state: ObjectiveState, *, generator: torch.Generator) -> ObjectiveOutput:
-        kernel = resolve_sampler(self.sampler, energy.space)
         batch = self._noisy(energy, batch, state, generator)
-        negatives, totals = draw_negatives(kernel, energy, batch, self._steps(state), generator=generator)
-        return self._output(energy, batch, negatives, totals, state)
+        return self._contrast(energy, batch, batch, state if isinstance(state, MarkovState) else None, generator)
 
 
 @dataclass(frozen=True)
@@ -324,7 +341,6 @@ class PCD(MarkovObjective):
     def loss(self, energy: Any, batch: Any, state: ObjectiveState, *, generator: torch.Generator) -> ObjectiveOutput:
         if not isinstance(state, BankState):
             raise SettingError(f"`state` must be what PCD.init returned; got {type(state).__name__}.")
-        kernel = resolve_sampler(self.sampler, energy.space)
         rows, x = state.bank.draw(min(len(batch), len(state.bank)), generator)
         if self.restart:
             anew = torch.rand(len(rows), generator=generator, device=x.device) < self.restart
@@ -335,9 +351,10 @@ class PCD(MarkovObjective):
             x = torch.where(anew.reshape(-1, *[1] * (x.dim() - 1)), fresh, x)
             state.bank.ages[rows] *= ~anew
         batch = self._noisy(energy, batch, state, generator)
-        negatives, totals = draw_negatives(kernel, energy, x, self._steps(state), generator=generator)
-        state.bank.write(rows, negatives)
-        return self._output(energy, batch, negatives, totals, state)
+        output = self._contrast(energy, batch, x, state, generator)
+        assert output.negatives is not None
+        state.bank.write(rows, output.negatives)
+        return output
 
 
 @dataclass(frozen=True)
@@ -372,14 +389,12 @@ class ShortRun(MarkovObjective):
     def loss(self, energy: Any, batch: Any, state: ObjectiveState, *, generator: torch.Generator) -> ObjectiveOutput:
         if not isinstance(state, MarkovState):
             raise SettingError(f"`state` must be what ShortRun.init returned; got {type(state).__name__}.")
-        kernel = resolve_sampler(self.sampler, energy.space)
         batch = self._noisy(energy, batch, state, generator)
         if state.frequencies is None:
             x = energy.space.random(len(batch), generator)
         else:
             x = _from_frequencies(energy.space, state.frequencies, len(batch), generator)
-        negatives, totals = draw_negatives(kernel, energy, x, self._steps(state), generator=generator)
-        return self._output(energy, batch, negatives, totals, state)
+        return self._contrast(energy, batch, x, state, generator)
 
 
 def _check_start(start: Any) -> None:

@@ -105,6 +105,8 @@ def create(name: str, **settings: Any) -> Kernel:
 
 def check_settings(what: str, build: Callable[..., Any], settings: dict[str, Any]) -> None:
     """Raise :class:`SettingError` for a setting that ``build`` does not take; ``what`` names it in the sentence."""
+    if not settings:
+        return
     parameters = inspect.signature(build).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
