@@ -90,7 +90,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", seeds, ids=[f"seed{value}" for value in seeds])
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that share what a fixture makes for a whole file go to one process (`--dist loadgroup`): made once."""
+    for item in items:
+        used = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+        if any(found and found[-1].scope == "module" for found in used.values()):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     if config.getoption("--seeds") > 1:
         kept = [item for item in items if _takes_seed(item)]
         config.hook.pytest_deselected(items=[item for item in items if not _takes_seed(item)])
@@ -137,7 +143,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):  # type
     if report.failed:
         callspec = getattr(item, "callspec", None)
         seed = item.config.stash[SEED] if callspec is None else callspec.params.get("seed", item.config.stash[SEED])
-        name = item.nodeid.replace(f"-seed{seed}]", "]").replace(f"[seed{seed}]", "").replace(f"[seed{seed}-", "[")
+        name, at, group = item.nodeid.rpartition("@")
+        if not at or "]" in group:  # no name of a group: see pytest_collection_modifyitems
+            name = item.nodeid
+        name = name.replace(f"-seed{seed}]", "]").replace(f"[seed{seed}]", "").replace(f"[seed{seed}-", "[")
         deselected = any(item.get_closest_marker(marker) for marker in ("slow", "gpu", "mutants", "fuzz"))
         command = f"python -m pytest{' -m ' + repr('') if deselected else ''} --seed {seed} '{name}'"
         threads = os.environ.get("OMP_NUM_THREADS")

@@ -22,8 +22,11 @@ OTHERS = {t.name for space in ("Binary", "Spin", "Categorical") for t in default
 REFUSED |= {name: OTHERS - {"Spin Ising", "Categorical Potts"} for name in ("swendsen-wang", "wolff")}
 
 
-# As long as their members together, or nearly: "sweep" stands for combinations, test_dhams.py has the rows of dhams.
-LONG = ("repeat", "mixture", "dhams")
+# Several seconds each, on every space: in the slow tier. Their own files keep them on one space in every run, beside
+# their rows: test_combine.py, test_dhams.py, test_path_auxiliary.py, test_dlmc.py, test_cyclical.py, test_any_scale.py,
+# test_discrete_langevin.py, test_locally_balanced.py, test_enumerated.py.
+LONG = ("repeat", "mixture", "sweep", "dhams", "pas", "dlmc", "acs", "any-scale", "dmala", "locally-balanced",
+        "hamming-ball", "enumerated-gibbs")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name

@@ -70,6 +70,7 @@ def test_an_expert_is_saved_and_loaded(expert, data, tmp_path):
         assert torch.equal(tilt_of(again).state_energy(data.x), tilt_of(expert).state_energy(data.x))
 
 
+@pytest.mark.usefixtures("short_chains")
 def test_one_seed_gives_one_expert(best, base, data):
     settings = {"n_iterations": 8, "progress": False, "seed": 3, **SMALL}
     first, second = (train_expert(best, base, data, **settings) for _ in range(2))
@@ -92,6 +93,7 @@ def test_the_correction_learns_what_the_experts_own_samples_have_too_much_of(exp
     assert all(torch.equal(a, b) for a, b in zip(old.parameters(), tilt_of(expert).parameters(), strict=True))
 
 
+@pytest.mark.usefixtures("short_chains")
 def test_the_correction_starts_from_the_contrast_and_can_be_left_out(best, base, data):
     settings = {"n_iterations": 10, "progress": False, "seed": 3, **SMALL}
     with_it, without = (train_expert(best, base, data, correct=correct, **settings) for correct in (True, False))
@@ -125,6 +127,7 @@ def test_samples_of_chains_that_are_still_hot_correct_nothing(best, base, data, 
     assert not found.interrupted
 
 
+@pytest.mark.usefixtures("short_chains")
 @pytest.mark.parametrize("growing", [True, False])
 def test_an_interruption_between_the_updates_keeps_the_expert(best, base, data, monkeypatch, growing):
     """While the background's chains grow, and while the expert's own are drawn."""

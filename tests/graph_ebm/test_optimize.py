@@ -27,6 +27,7 @@ optimize = module.optimize
 
 TRAIN = {"n_iterations": 3, "network": None, "n_chains": 64, "batch": 32}
 HERE = "tests.graph_ebm.test_optimize"
+pytestmark = pytest.mark.usefixtures("short_chains")
 
 
 @pytest.fixture(scope="module")
