@@ -140,7 +140,10 @@ def rivals(records: Records) -> list[Row]:
             hits, best = value(records, name, "new_hits", ".1%"), value(records, name, "top10", ".3f")
             return f"{hits}, best ten {best}"
 
+        won = [markdown.get(r["parts"].get(f"{task}: who wins"), "new_hits.of makers of new molecules.method")
+               for r in records]  # fmt: skip
+        winners = ", ".join(dict.fromkeys(str(name) for name in won if name))
         beside = "; ".join(f"{name.split(': ', 1)[1]}: {of(name)}" for name in [*graph_ga, f"{task}: random walk"])
         rows.append((f"distinct new hits per sample, {experts.WORDS[expert]}, {seeds(records)}",
-                     f"expert: {of(f'{task}: expert')}", beside))  # fmt: skip
+                     f"expert: {of(f'{task}: expert')}; winner: {winners}", beside))  # fmt: skip
     return rows
