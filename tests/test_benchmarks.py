@@ -23,6 +23,7 @@ from graph_ebm import datasets
 from graph_ebm.metrics import check_samples
 from graph_ebm.model import single_atoms
 from graph_ebm.moves import build_kernel, mine_moves
+from tests.short_chains import shorten
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,7 +47,9 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     few = {"qm9": {"counts_steps": [4], "poor_steps": [4], "steps": [4, 8], "n": 12, "chunk": 6},
            "nulls": {"n": 8, "strengths": [2.0], "most_calls": 60}}  # fmt: skip
-    return folder, {name: run.run_one(options(name, folder), 0, changes) for name, changes in few.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        return folder, {name: run.run_one(options(name, folder), 0, changes) for name, changes in few.items()}
 
 
 def test_the_qm9_suite_measures_a_curve_with_its_baselines(results):
