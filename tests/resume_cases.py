@@ -20,7 +20,8 @@ from discrete_ebm.testing_targets import PairwiseFeatures
 SPACES = {"Spin": de.Spin((2, 2)), "Binary": de.Binary(4), "Categorical": de.Categorical(3, [2, 3, 2]),
           "Product": de.Product({"a": de.Binary(2), "b": de.Categorical(1, 3)}), "Real": de.Real(3)}  # fmt: skip
 CHAINS = ("cd", "pcd")
-SETTINGS: dict[str, dict[str, Any]] = {"pcd": {"bank_size": 12}, "structured": {"answer": (4, 5)}}
+SETTINGS: dict[str, dict[str, Any]] = {"pcd": {"bank_size": 12}, "structured": {"answer": (4, 5)},
+                                       "improved-cd": {"bank_size": 12}, "explicit-score-matching": {"score": torch.neg}}  # fmt: skip
 
 
 def cases(every: bool) -> list[str]:
@@ -31,7 +32,9 @@ def cases(every: bool) -> list[str]:
     samplers = [name for name in de.samplers.names() if de.samplers.spec(name).spaces & set(SPACES)]
     others = [name for name in de.objectives.names() if name not in CHAINS]
     pairs = [(sampler, CHAINS if every else CHAINS[i % 2 :][:1]) for i, sampler in enumerate(samplers)]
-    return [f"{objective}/{sampler}" for sampler, those in pairs for objective in those] + [f"{n}/" for n in others]
+    real = {n for n in others if de.objectives.spec(n).spaces == "Real"}
+    alone = [f"{n}/langevin" if n in real else f"{n}/" for n in others]
+    return [f"{objective}/{sampler}" for sampler, those in pairs for objective in those] + alone
 
 
 def energy_of(sampler: str) -> Any:
@@ -52,7 +55,8 @@ def run(case: str, folder: Path, n_iterations: int, *, stop: int | None = None, 
     objective, sampler = case.split("/")
     energy = energy_of(sampler)
     data = energy.space.random(30, torch.Generator().manual_seed(2))
-    settings = {**SETTINGS.get(objective, {}), **({"sampler": sampler, "n_steps": 2} if sampler else {})}
+    chains = bool(sampler) and de.objectives.spec(objective).needs_sampler
+    settings = {**SETTINGS.get(objective, {}), **({"sampler": sampler, "n_steps": 2} if chains else {})}
     seen: list[Any] = []
 
     def keep(trainer: Any, terms: dict[str, float]) -> bool:

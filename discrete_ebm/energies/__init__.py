@@ -29,6 +29,7 @@ from discrete_ebm.energies.ising import Ising
 from discrete_ebm.energies.labelled_rbm import LabelledRBM
 from discrete_ebm.energies.mean_field import MeanField
 from discrete_ebm.energies.mlp import MLPEnergy
+from discrete_ebm.energies.noise_levels import NoisyEnergy, ScoreNetwork, noise_conditional_mlp, noise_levels
 from discrete_ebm.energies.potts import Potts
 from discrete_ebm.energies.product_of_experts import ProductOfExperts
 from discrete_ebm.energies.rbm import BernoulliRBM
@@ -61,9 +62,11 @@ __all__ = [
     "MaxCut",
     "MeanField",
     "Mixture",
+    "NoisyEnergy",
     "Potts",
     "ProductOfExperts",
     "ResNetEnergy",
+    "ScoreNetwork",
     "SumEnergy",
     "Tilted",
     "TransformerEnergy",
@@ -73,4 +76,6 @@ __all__ = [
     "evaluate_energy",
     "from_callable",
     "from_log_prob",
+    "noise_conditional_mlp",
+    "noise_levels",
 ]

@@ -7,6 +7,7 @@ from discrete_ebm.evaluate.likelihood import LogLikelihood, log_likelihood
 from discrete_ebm.evaluate.mmd import hamming_kernel, squared_mmd
 from discrete_ebm.evaluate.optimum import Optimum, optimum
 from discrete_ebm.evaluate.pseudo import pseudo_log_likelihood
+from discrete_ebm.evaluate.quadrature import GridLaw, quadrature
 from discrete_ebm.evaluate.ranks import Auroc, auroc, out_of_distribution
 from discrete_ebm.evaluate.square_ising import CRITICAL_COUPLING, kaufman_energy, kaufman_log_z, onsager_energy
 from discrete_ebm.evaluate.stein import SteinDiscrepancy, kernel_stein_discrepancy
@@ -27,6 +28,7 @@ __all__ = [
     "ClassifierTest",
     "ExactLaw",
     "ExactResult",
+    "GridLaw",
     "Imputation",
     "LogLikelihood",
     "MomentGap",
@@ -51,6 +53,7 @@ __all__ = [
     "optimum",
     "out_of_distribution",
     "pseudo_log_likelihood",
+    "quadrature",
     "raise_log_likelihood",
     "squared_mmd",
 ]

@@ -12,8 +12,8 @@ from torch import Tensor
 from discrete_ebm.energies.base import energy_and_gradient
 from discrete_ebm.errors import CapabilityError, DataError, SettingError, SpaceError
 
-__all__ = ["check_training_data", "finite_number", "fraction", "need_differentiable", "need_discrete", "need_states",
-           "need_two_values", "whole_number"]  # fmt: skip
+__all__ = ["check_training_data", "finite_number", "fraction", "need_differentiable", "need_discrete", "need_real",
+           "need_states", "need_two_values", "whole_number"]  # fmt: skip
 
 _log = logging.getLogger("discrete_ebm")
 
@@ -99,3 +99,12 @@ def check_training_data(space: Any, data: Any, batch_size: int) -> None:
                      n, constant.numel(), first)  # fmt: skip
     if len(data) < batch_size:
         _log.warning("`batch_size` is %d and `data` has %d rows: every update uses all of them.", batch_size, len(data))
+
+
+def need_real(name: str, energy: Any) -> Any:
+    """The energy's space if it is :class:`Real`; :class:`SpaceError` otherwise."""
+    space = energy.space
+    if space.name != "Real":
+        raise SpaceError(f"`energy.space` must be Real for objective {name!r}; got {space!r}. "
+                         "On discrete spaces use 'concrete-score-matching', 'pseudo-likelihood' or 'cnce'.")
+    return space

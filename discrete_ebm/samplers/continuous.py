@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from discrete_ebm.energies.base import energy_and_gradient
-from discrete_ebm.errors import CapabilityError, SettingError
+from discrete_ebm.energies.base import energy_and_gradient, energy_dtype
+from discrete_ebm.energies.noise_levels import ScoreField
+from discrete_ebm.errors import CapabilityError, SettingError, ShapeError
 from discrete_ebm.samplers.accept import select
 from discrete_ebm.samplers.adapt import LOG_SCALE, ScaleAdapter
 from discrete_ebm.samplers.base import ChainState, Kernel, StepInfo, beta_column
@@ -98,22 +99,42 @@ def bounds_of(space: Any, like: Tensor) -> Bounds:
 # -- states and gradients ---------------------------------------------------------------------------------------------
 
 
-def start_real(kernel: str, energy: Any, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def start_real(kernel: str, energy: Any, x0: Tensor, *, weighs: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """A private copy of ``x0`` (C, *shape), its energies (C,) and gradient (C, *shape).
 
+    ``weighs``: the kernel compares energies, so a score alone (:class:`ScoreField`) will not do.
+
     Raises:
-        CapabilityError: the space is not Real, or the energy is not differentiable.
+        CapabilityError: the space is not Real, the energy is not differentiable, or it is a score alone.
     """
     if energy.space.name != "Real":
         way_out = ("Use `alternate`, with this kernel for the real member." if energy.space.name == "Product"
                    else "Use `gwg` or `gibbs`.")
         raise CapabilityError(f"`{kernel}` must be used on Real; got {energy.space.name}. {way_out}")
-    x, _ = start(energy, x0)
+    if weighs and isinstance(energy, ScoreField):
+        raise CapabilityError(f"`{kernel}` must have an energy to accept by; got {type(energy).__name__}, a score "
+                              "alone. Use `langevin`, `sgld` or `underdamped`.")
+    if isinstance(energy, ScoreField):
+        if x0.shape[1:] != torch.Size(energy.space.shape):
+            raise ShapeError(f"`x0` must have shape (C, {', '.join(map(str, energy.space.shape))}); got "
+                             f"{tuple(x0.shape)}. Add the chain dimension with `x0[None]`.")
+        x = x0.detach().clone(memory_format=torch.contiguous_format)
+    else:
+        x, _ = start(energy, x0)
     return (x, *evaluate(energy, x))
 
 
 def evaluate(energy: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Energies (C,), float32 or better, and gradients (C, *shape) in the dtype of ``x``: one forward and backward."""
+    """Energies (C,), float32 or better, and gradients (C, *shape) in the dtype of ``x``: one forward and backward.
+
+    Of a score alone: its negative, and energies of 0, which no kernel that gets here compares.
+    """
+    if isinstance(energy, ScoreField):
+        field = energy(energy.space.encode_as(x, energy_dtype(energy)))
+        if field.shape != x.shape:
+            raise ShapeError(f"`score(encoding)` must return one number a site, shape {tuple(x.shape)}; got "
+                             f"{tuple(field.shape)}. Reshape the network's output.")
+        return torch.zeros(x.shape[:1], dtype=torch.float32, device=x.device), -field.detach().to(x.dtype)
     energies, gradient = energy_and_gradient(energy, x)
     return at_least_float32(energies), gradient.to(x.dtype)
 

@@ -56,7 +56,7 @@ class Langevin(Kernel):
     @torch.no_grad()
     def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:
         """State at a copy of ``x0`` (C, *shape) float, with the gradient there in the cache."""
-        x, energies, gradient = start_real("langevin", energy, x0)
+        x, energies, gradient = start_real("langevin", energy, x0, weighs=False)
         return ChainState(x, energies, {"gradient": gradient}, torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()

@@ -104,7 +104,7 @@ class SGLD(Kernel):
     @torch.no_grad()
     def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:
         """State at a copy of ``x0`` (C, *shape) float, with the gradient there in the cache and the schedules at 0."""
-        x, energies, gradient = start_real("sgld", energy, x0)
+        x, energies, gradient = start_real("sgld", energy, x0, weighs=False)
         cache = {"gradient": gradient, **log_diagonal(self.precondition, x)}
         return ChainState(x, energies, cache, torch.zeros((), dtype=torch.int64))
 

@@ -71,7 +71,7 @@ class UnderdampedLangevin(Kernel):
     @torch.no_grad()
     def init(self, energy: Any, x0: Tensor, *, generator: torch.Generator, clamp: Tensor | None = None) -> ChainState:
         """State at a copy of ``x0`` (C, *shape) float with a momentum drawn from N(0, I)."""
-        x, energies, gradient = start_real("underdamped", energy, x0)
+        x, energies, gradient = start_real("underdamped", energy, x0, weighs=False)
         cache = {"gradient": gradient, "momentum": normal_like(x, generator), **log_diagonal(self.precondition, x)}
         return ChainState(x, energies, cache, torch.zeros((), dtype=torch.int64))
 

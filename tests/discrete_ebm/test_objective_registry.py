@@ -18,6 +18,8 @@ from discrete_ebm.objectives.needs import check_training_data
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = de.objectives.names()
 DENSITY = [name for name in NAMES if de.objectives.spec(name).task == "density"]
+REAL = [name for name in NAMES if de.objectives.spec(name).spaces == "Real"]
+DISCRETE = [name for name in NAMES if name not in REAL]
 CHAIN_FREE = [name for name in DENSITY if not de.objectives.spec(name).needs_sampler]
 QUIET = {"progress": False, "n_iterations": 3, "batch_size": 20, "ema": None}
 
@@ -29,9 +31,15 @@ def generator(seed=0):
 def create(name, **settings):
     if name == "structured":
         settings.setdefault("answer", (0,))
+    if name == "explicit-score-matching":
+        settings.setdefault("score", torch.neg)
     if de.objectives.spec(name).needs_sampler:
-        settings = {"sampler": "gibbs", "n_steps": 2, **settings}
+        settings = {"sampler": "langevin" if name in REAL else "gibbs", "n_steps": 2, **settings}
     return de.objectives.create(name, **settings)
+
+
+def real_energy():
+    return de.energies.MLPEnergy(de.Real(3, low=-3.0, high=3.0), (8,), seed=0)
 
 
 def fits(name, space):
@@ -68,7 +76,7 @@ SPACES = {"binary": de.Binary((2, 3)), "spin": de.Spin(5), "ragged": de.Categori
 
 
 @pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DISCRETE)
 def test_every_objective_trains_a_net_through_fit_on_every_discrete_space(name, space):
     where = SPACES[space]
     energy = de.energies.MLPEnergy(where, (8,), seed=0)
@@ -85,7 +93,7 @@ def test_every_objective_trains_a_net_through_fit_on_every_discrete_space(name, 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loss_touches_no_gradient_no_data_and_no_global_random_number(name):
-    energy = de.energies.BernoulliRBM(5, 3, scale=0.3)
+    energy = real_energy() if name in REAL else de.energies.BernoulliRBM(5, 3, scale=0.3)
     data = energy.space.random(12, generator())
     kept, before = data.clone(), torch.get_rng_state()
     one = create(name)
@@ -99,7 +107,20 @@ def test_a_loss_touches_no_gradient_no_data_and_no_global_random_number(name):
     assert all(p.grad is None for p in energy.parameters())
 
 
-@pytest.mark.parametrize("name", DENSITY)
+@pytest.mark.parametrize("name", REAL)
+def test_objectives_for_reals_train_through_fit_and_refuse_other_spaces(name):
+    energy = real_energy()
+    data = energy.space.random(40, generator())
+    before = torch.nn.utils.parameters_to_vector(energy.parameters()).detach().clone()
+    history = de.fit(energy, data, create(name), **QUIET).history
+    assert all(math.isfinite(value) for value in history["loss"])
+    assert not torch.equal(before, torch.nn.utils.parameters_to_vector(energy.parameters()).detach())
+    for space in SPACES.values():
+        with pytest.raises(SpaceError, match="must be Real"):
+            de.fit(de.energies.MLPEnergy(space, (4,)), space.random(40, generator()), create(name), **QUIET)
+
+
+@pytest.mark.parametrize("name", [name for name in DENSITY if name not in REAL])
 def test_the_real_line_is_refused_where_sites_are_needed(name):
     energy = de.energies.MLPEnergy(de.Real(3), (4,))
     data = energy.space.random(10, generator())
@@ -117,7 +138,7 @@ class Unsmooth(Energy):
         return (self.shift * encoding.detach()).sum(1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DISCRETE)
 def test_an_energy_without_a_gradient_is_refused_just_where_one_is_needed(name):
     data = de.Binary(3).random(20, generator())
     if de.objectives.spec(name).needs_gradient:
@@ -165,7 +186,7 @@ def test_data_that_is_no_tensor_is_refused(name):
         def __getitem__(self, rows):
             return [0]
 
-    energy = de.energies.BernoulliRBM(3, 2)
+    energy = real_energy() if name in REAL else de.energies.BernoulliRBM(3, 2)
     with pytest.raises(DataError, match="tensor of states"):
         de.fit(energy, Collection(), create(name), **QUIET)
 
@@ -223,7 +244,7 @@ SETTINGS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in DENSITY if name != "concrete-score-matching"])  # see its docstring
+@pytest.mark.parametrize("name", [name for name in DENSITY if name not in (*REAL, "concrete-score-matching")])
 def test_a_known_ising_model_is_learned_back_from_its_draws(name):
     """20,000 exact draws: couplings' standard errors are near 0.01; bounds are 5 of them, 10 for what is sampled."""
     truth = known_ising()
