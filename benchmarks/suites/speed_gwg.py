@@ -25,11 +25,11 @@ from discrete_ebm.spaces import Binary
 TITLE = "Speed: Gibbs-with-Gradients on deep energies."
 SETTINGS: dict[str, dict[str, Any]] = {
     "full": {"threads": 1, "side": 28, "hidden": 256, "channels": 64, "blocks": 8, "batches": [1, 100], "rounds": 21,
-             "release": ""},
+             "release": "", "ebmkit": ""},
     "small": {"threads": 1, "side": 4, "hidden": 8, "channels": 2, "blocks": 2, "batches": [1, 3], "rounds": 3,
-              "release": ""},
+              "release": "", "ebmkit": ""},
 }  # fmt: skip
-EXTENDABLE = ("release",)
+EXTENDABLE = ("release", "ebmkit")
 # imported by the release for its data and pictures, not to sample
 _PLOTTING = ("torchvision", "torchvision.transforms", "torchvision.datasets", "tqdm", "matplotlib", "matplotlib.pyplot",
              "sklearn", "sklearn.datasets", "igraph")
@@ -65,7 +65,7 @@ class ResNet(nn.Module):
 
 
 def run(ctx: Context) -> None:
-    """Each network at each batch size: the compiled step, the reference step and, where it is, the authors' release."""
+    """Each network at each batch size: the compiled step, the reference step and, where they are, the peers."""
     space = Binary(ctx.side**2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(ctx.seed)  # torch initialises layers from its global state
@@ -74,12 +74,13 @@ def run(ctx: Context) -> None:
                 "ResNet": from_callable(resnet, space)}
     for name, energy in networks.items():
         for batch in ctx.batches:
-            for form in ("fused", "reference", "release"):
+            for form in ("fused", "reference", "release", "ebmkit"):
+                folder = {"release": ctx.release, "ebmkit": ctx.ebmkit}.get(form, "")
                 ctx.part(f"{name}, batch {batch}, {form}",
-                         partial(measure, energy, batch, form, ctx.rounds, ctx.seed, ctx.release))
+                         partial(measure, energy, batch, form, ctx.rounds, ctx.seed, folder))
 
 
-def measure(energy: Any, batch: int, form: str, rounds: int, seed: int, release: str) -> dict[str, Any]:
+def measure(energy: Any, batch: int, form: str, rounds: int, seed: int, folder: str) -> dict[str, Any]:
     """Processor seconds of a step and of a pass through the network, taken in turn; the median of their ratios."""
     generator = torch.Generator().manual_seed(seed)
     x = energy.space.random(batch, generator)
@@ -89,8 +90,8 @@ def measure(energy: Any, batch: int, form: str, rounds: int, seed: int, release:
         leaf = encoding.detach().requires_grad_()
         torch.autograd.grad(energy(leaf).sum(), leaf)
 
-    if form == "release":
-        made = released_step(energy, x, release)
+    if form in ("release", "ebmkit"):
+        made = (released_step if form == "release" else ebmkit_step)(energy, x, folder)
         if isinstance(made, str):
             return {"missing": made}
         step = made
@@ -141,6 +142,26 @@ def released_step(energy: Any, x: Tensor, release: str) -> Callable[[], None] | 
 
     def step() -> None:
         at[0] = sampler.step(at[0].detach(), lambda states: -energy(states)).detach()
+
+    return step
+
+
+def ebmkit_step(energy: Any, x: Tensor, folder: str) -> Callable[[], None] | str:
+    """A step of ``ebm.samplers.GibbsWithGradients`` on our network, from a folder that has the package; or why not.
+
+    It needs nothing but torch, so it runs in this process, on the same torch.
+    """
+    if not (Path(folder) / "ebm" / "__init__.py").is_file() or not folder:
+        return "not given: --set ebmkit='\"/folder/with/ebm\"' (pip install --no-deps --target /folder/with/ebm ebmkit)"
+    try:
+        with mock.patch.object(sys, "path", [folder, *sys.path]):
+            module = importlib.import_module("ebm.samplers")
+    except ImportError as cause:
+        return f"it cannot be imported: {cause}"
+    sampler, at = module.GibbsWithGradients(), [energy.space.encode(x)]
+
+    def step() -> None:
+        at[0] = sampler.step(energy, at[0]).detach()
 
     return step
 

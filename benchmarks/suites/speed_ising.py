@@ -1,4 +1,4 @@
-"""Heat-bath sweeps of the square-lattice Ising model: ours against thrml and dwave-samplers, same chains and threads.
+"""Heat-bath sweeps of the square-lattice Ising model: ours against thrml, dwave-samplers and (on a small one) numpyro.
 
 ``per_ns`` are spins drawn per nanosecond of wall clock with everything a step does (packing, energies, counts).
 """
@@ -19,7 +19,7 @@ from discrete_ebm.energies import Ising
 TITLE = "Speed: Ising lattice."
 SETTINGS: dict[str, dict[str, Any]] = {
     "full": {"threads": 2, "side": 128, "chains": 64, "sweeps": [1, 16], "steps": 50, "peer_sweeps": 200,
-             "sizes": [32, 128, 512, 1024, 3163], "beta": 0.44, "peers_python": sys.executable},
+             "sizes": [32, 128, 512, 1024, 3163], "beta": 0.44, "tiny": 16, "peers_python": sys.executable},
     "small": {"threads": 1, "side": 16, "chains": 8, "sweeps": [1], "steps": 2, "peer_sweeps": 4, "sizes": [16],
               "beta": 0.44, "peers_python": sys.executable},
 }  # fmt: skip
@@ -59,7 +59,21 @@ def run(ctx: Context) -> None:
         measured(peer, lambda peer=peer: run_peer(f"{peer}_ising.py", problem, python=ctx.peers_python,
                                                   threads=ctx.threads if peer == "thrml" else 1))  # fmt: skip
         ctx.part(f"ratio to {peer}", lambda peer=peer: with_ratios(parts, peer))
+    _against_numpyro(ctx)
     ctx.note("dwave-samplers runs on one thread whatever is allowed; divide by the threads of the others to compare.")
+
+
+def _against_numpyro(ctx: Context) -> None:
+    """A sweep of numpyro's costs N² operations, so the two meet on a lattice of side ``tiny``."""
+    energy = Ising.lattice((ctx.tiny, ctx.tiny), 1.0)
+    where = f"side {ctx.tiny}"
+    ours = ctx.part(f"fused, {where}", lambda: own(energy, "chromatic", chains=ctx.chains, seed=ctx.seed, beta=ctx.beta,
+                                                   steps=ctx.steps, implementation="fused"))  # fmt: skip
+    problem = {"n": energy.space.n_sites, "edges": energy.edge_index.numpy(), "chains": ctx.chains, "beta": ctx.beta,
+               "weights": energy.coupling.detach().numpy(), "sweeps": max(1, ctx.peer_sweeps // 4)}  # fmt: skip
+    theirs = ctx.part(f"numpyro, {where}", lambda: run_peer("numpyro_ising.py", problem, python=ctx.peers_python,
+                                                            threads=ctx.threads))  # fmt: skip
+    ctx.part("ratio to numpyro", lambda: with_ratios({f"fused, {where}": ours, "numpyro": theirs}, "numpyro"))
 
 
 def tables(records: list[dict[str, Any]]) -> str:

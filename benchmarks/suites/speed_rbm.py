@@ -1,4 +1,4 @@
-"""Block Gibbs of an RBM with 784 visible and 500 hidden units, against its two matrix products and scikit-learn."""
+"""Block Gibbs of an RBM with 784 visible and 500 hidden units, against its two matrix products and two peers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXTENDABLE = ("peers_python",)
 
 
 def run(ctx: Context) -> None:
-    """Products alone, fused and reference steps, scikit-learn; ratios to the products."""
+    """Products alone, fused and reference steps, the peers; ratios to the products."""
     energy = BernoulliRBM(ctx.visible, ctx.hidden, scale=0.05, seed=ctx.seed)
     for batch in ctx.batches:
         parts: dict[str, Any] = {}
@@ -34,9 +34,10 @@ def run(ctx: Context) -> None:
             parts[name] = ctx.part(name, lambda form=form, batch=batch: own(
                 energy, "block-gibbs", chains=batch, seed=ctx.seed, beta=1.0, steps=ctx.steps, implementation=form))
         problem = {"weight": energy.weight.detach().numpy(), "chains": batch, "sweeps": ctx.steps}
-        name = f"scikit-learn, batch {batch}"
-        parts[name] = ctx.part(name, lambda problem=problem: run_peer(
-            "sklearn_rbm.py", problem, python=ctx.peers_python, threads=ctx.threads))
+        for peer, script in (("scikit-learn", "sklearn_rbm.py"), ("rbms", "rbms_gibbs.py")):
+            name = f"{peer}, batch {batch}"
+            parts[name] = ctx.part(name, lambda problem=problem, script=script: run_peer(
+                script, problem, python=ctx.peers_python, threads=ctx.threads))
         ctx.part(f"ratio to the products, batch {batch}", lambda parts=parts, products=products: with_ratios(
             parts, products))
 
