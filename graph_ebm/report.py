@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from discrete_ebm.report_page import page_environment, show
 from graph_ebm import plots
 from graph_ebm.metrics import CheckedSamples, Evaluation, check_samples, fingerprints, nearest
 
@@ -101,10 +101,7 @@ def render(report: Report) -> str:
     Raises:
         MoleculeError: a drawn molecule is not a valid SMILES.
     """
-    environment = Environment(
-        loader=PackageLoader("graph_ebm", "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = page_environment("graph_ebm")
     drawn = list(report.molecules)[:MAX_DRAWN]
     page = environment.get_template("report.html.j2")
     return page.render(
@@ -123,26 +120,6 @@ def render(report: Report) -> str:
         provenance=_flat(report.provenance),
         show=show,
     )
-
-
-def show(value: Any) -> str:
-    """A value as people read it: three or four digits, thousands apart, a dash for nothing."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    if isinstance(value, (bool, np.bool_)):
-        return "yes" if value else "no"
-    if isinstance(value, (int, np.integer)):
-        return f"{int(value):,}"
-    if isinstance(value, (float, np.floating)):
-        size = abs(float(value))
-        if size == 0:
-            return "0"
-        if size < 1e-3 or size >= 1e6:
-            return f"{float(value):.2e}"
-        return f"{float(value):,.0f}" if size >= 1000 else f"{float(value):.3f}" if size < 10 else f"{float(value):.1f}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(show(item) for item in value)
-    return str(value)
 
 
 def nearest_training(

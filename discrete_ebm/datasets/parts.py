@@ -73,6 +73,18 @@ class Dataset:
         weights = None if self.weights is None else self.weights[:n] / self.weights[:n].mean()
         return replace(self, train=self.train[:n], labels=labels, weights=weights)
 
+    def weighted_train(self, copies: int = 20) -> Tensor:
+        """Training rows repeated in proportion to their weights, so that plain mini-batches follow them.
+
+        A row of weight w stands there ``copies``·w times, rounded up or down; fewer copies where that would take more
+        than a gigabyte.
+        """
+        if self.weights is None:
+            return self.train
+        copies = max(1, min(copies, 2**30 // max(1, self.train.numel() * self.train.element_size())))
+        steps = (self.weights.cumsum(0) * copies + 0.5).floor().long()
+        return self.train.repeat_interleave(steps.diff(prepend=steps.new_zeros(1)), dim=0)
+
     def flat(self) -> Dataset:
         """The same with the sites in one row."""
         if isinstance(self.space, Product) or len(self.space.shape) == 1:
