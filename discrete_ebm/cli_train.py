@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from discrete_ebm import cli_jem, cli_results, cli_support
+from discrete_ebm import cli_devices, cli_jem, cli_results, cli_support
+from discrete_ebm.distributed import is_first
 
 __all__ = ["train"]
 
@@ -64,6 +65,7 @@ class _Sizes(click.ParamType):
 @click.option("--print-config", is_flag=True, help="Print the whole config as TOML and stop.")
 @cli_support.training_options
 @cli_support.common_options()
+@cli_devices.devices_option("discrete_ebm.cli")
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -177,7 +179,7 @@ def _train(ctx: click.Context, config: dict[str, dict[str, Any]], *, resume: boo
             output=output,
             device=training["device"],
             progress=not quiet,
-            callbacks=[watch],
+            callbacks=[watch] if is_first() else [],
             checkpoint_every=checkpoint_every,
             resume=resume,
             notes={"command": "discrete-ebm train", "options": {"config": config}},
@@ -185,6 +187,8 @@ def _train(ctx: click.Context, config: dict[str, dict[str, Any]], *, resume: boo
         )
     finally:
         watch.close()
+    if not is_first():  # what follows is told and written once
+        ctx.exit(cli_support.EXIT_INTERRUPTED if fitted.interrupted else 0)
     checkpoint.write_text(output / "config.toml", run_config.dumps(config))
     record = json.loads((output / "run.json").read_text(encoding="utf-8"))
     last = {column: values[-1] for column, values in fitted.history.items() if column != "iteration"}

@@ -47,6 +47,10 @@ class CorruptCheckpointError(CheckpointError):
     """A file of a saved model or run is damaged or incomplete."""
 
 
+class RankError(EBMError, RuntimeError):
+    """A process of a training that several share failed, is gone, or does not agree with the others."""
+
+
 class RecoveryWarning(UserWarning):
     """A run went on after something went wrong: from an older checkpoint, or from before a divergence."""
 

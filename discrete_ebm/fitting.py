@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from discrete_ebm import checkpoint, objectives, training_state
 from discrete_ebm.chain_inputs import check_device, make_generator
-from discrete_ebm.energies.base import as_one_law
+from discrete_ebm.distributed import ALONE, Processes, current, is_first, stream_seed, tells_all
+from discrete_ebm.energies.base import as_one_law, energy_device
 from discrete_ebm.errors import CapabilityError, CheckpointError, DataError, SettingError
 from discrete_ebm.guards import Guard
 from discrete_ebm.objectives.base import Objective
@@ -25,7 +26,7 @@ from discrete_ebm.schedules import Schedule
 from discrete_ebm.step_folders import Checkpoints
 from discrete_ebm.trainer import Batches, Callback, Trainer
 
-__all__ = ["Fitted", "checkpoint_notes", "data_digest", "fit", "open_checkpoints", "write_run"]
+__all__ = ["Fitted", "checkpoint_notes", "data_digest", "fit", "generators", "open_checkpoints", "write_run"]
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Fitted:
     events: list[dict[str, Any]] = field(default_factory=list)
 
 
+@tells_all
 def fit(
     energy: Any,
     data: Any,
@@ -78,12 +80,15 @@ def fit(
 ) -> Fitted:
     """Train ``energy`` on ``data``, in place.
 
+    Started by torchrun in several processes, all of them train one energy together, each with its own chains and
+    ``batch_size`` rows an update; see docs/distributed.md.
+
     Args:
         energy: a torch module with a ``space``; its train/eval mode is left alone.
         data: states (n, *shape), or an object with ``len`` and ``[rows]`` whose batches the objective understands.
         objective: an Objective, e.g. ``de.objectives.PCD(sampler="gwg", n_steps=10)``, or a registered name.
         n_iterations: updates. batch_size: rows per update, at most all of them. lr: the optimizer's step size.
-        seed: an int, or a ``torch.Generator`` on the energy's device.
+        seed: an int, or, in one process, a ``torch.Generator`` on the energy's device.
         output: folder for energy.safetensors, ema.safetensors, history.csv, run.json and checkpoints/; None = nothing
             is written.
         progress: show a progress bar.
@@ -111,7 +116,9 @@ def fit(
         NonFiniteEnergyError, DivergenceError: training went wrong; the energy holds the last good parameters, which
             are also in ``output``.
         CheckpointError: a checkpoint cannot be written or read; older ones are intact.
+        RankError: another process failed or is gone.
     """
+    processes = current(device if device is not None else energy_device(energy))
     energy = as_one_law(energy)
     if not isinstance(energy, nn.Module):
         raise CapabilityError(
@@ -124,13 +131,13 @@ def fit(
             raise SettingError(f"`penalty` must be None for {type(objective).__name__}, which has none; got {penalty}.")
         objective = replace(objective, penalty=penalty)
     if device is not None:
-        energy.to(check_device(device))
+        energy.to(processes.place(check_device(device)))
     place = next((t.device for t in [*energy.parameters(), *energy.buffers()]), torch.device("cpu"))
-    generator = make_generator(seed, place)
+    generator, order = generators(seed, place, processes)
     data = _prepared(energy.space, data, place)
-    batches = Batches(data, batch_size, generator)
-    check_training_data(energy.space, data, batch_size)
-    checkpoints = open_checkpoints(output, checkpoint_every, resume)
+    batches = Batches(data, batch_size, order, rank=processes.rank, n_ranks=processes.n)
+    check_training_data(energy.space, data, batch_size * processes.n)
+    checkpoints = open_checkpoints(output, checkpoint_every, resume, processes)
     trainer = Trainer(
         energy,
         objective,
@@ -150,6 +157,7 @@ def fit(
         max_seconds=max_seconds,
         checkpoints=checkpoints,
         notes=notes,
+        processes=processes,
         config=None
         if checkpoints is None
         else {
@@ -179,6 +187,7 @@ def fit(
         "lr": lr,
         "seed": seed if isinstance(seed, int) else None,
         "rows": len(data),
+        **({"processes": processes.n} if processes.n > 1 else {}),
     }
     finished = False
     try:
@@ -194,9 +203,31 @@ def fit(
             output=folder,
             events=trainer.events,
         )
-        if folder is not None:
+        if folder is not None and processes.rank == 0:
             write_run(fitted, folder, {**settings, "iterations": trainer.iteration, "finished": finished})
+        processes.leave()  # none ends, and has the others ended with it, before the files are written
     return fitted
+
+
+def generators(
+    seed: int | torch.Generator, device: torch.device, processes: Processes = ALONE
+) -> tuple[torch.Generator, torch.Generator]:
+    """``(of this process, of the order of the data)``: one and the same for one process, else all different.
+
+    Raises:
+        SettingError: a generator for several processes.
+    """
+    if processes.n == 1:
+        one = make_generator(seed, device)
+        return one, one
+    if isinstance(seed, torch.Generator):
+        raise SettingError(
+            "`seed` must be an int for several processes, whose random streams are made from it; got a generator. "
+            "Use seed=0."
+        )
+    make_generator(seed, device)  # refuses what is no seed
+    own, order = (torch.Generator(device).manual_seed(stream_seed(seed, k)) for k in (processes.rank + 1, 0))
+    return own, order
 
 
 def write_run(fitted: Fitted, folder: Path, settings: dict[str, Any]) -> None:
@@ -220,7 +251,9 @@ def write_run(fitted: Fitted, folder: Path, settings: dict[str, Any]) -> None:
     checkpoint.write_text(folder / "run.json", json.dumps(record, indent=2) + "\n")
 
 
-def open_checkpoints(output: str | Path | None, every: int | None, resume: bool | str) -> Checkpoints | None:
+def open_checkpoints(
+    output: str | Path | None, every: int | None, resume: bool | str, processes: Processes = ALONE
+) -> Checkpoints | None:
     """Where this training saves, if anywhere; one that starts anew never mixes with the checkpoints of another."""
     if resume not in (False, True, "auto"):
         raise SettingError(f"`resume` must be True, False or 'auto'; got {resume!r}.")
@@ -233,7 +266,9 @@ def open_checkpoints(output: str | Path | None, every: int | None, resume: bool 
                 f"checkpoint_every={every!r}. Name the run's folder."
             )
         return None
-    checkpoints = Checkpoints(Path(output) / "checkpoints", every)
+    checkpoints = Checkpoints(
+        Path(output) / "checkpoints", every, rank=processes.rank, n_ranks=processes.n, barrier=processes.wait
+    )
     if not resume and checkpoints.steps():
         raise SettingError(
             f"`output` must not hold the checkpoints of another training; got {output}, with "
@@ -253,7 +288,7 @@ def checkpoint_notes(output: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the folder has no good checkpoint.
     """
-    found = Checkpoints(Path(output) / "checkpoints").newest(set_aside=True)
+    found = Checkpoints(Path(output) / "checkpoints").newest(set_aside=is_first())
     if found is None:
         raise CheckpointError(f"`{output}` must hold a checkpoint to resume from; got none. Check the folder.")
     return dict(training_state.read_record(found)["notes"])

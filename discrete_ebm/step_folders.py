@@ -51,7 +51,8 @@ class Checkpoints:
             is slow, so that it takes at most 1 % of the time.
         keep: how many are kept.
         rank, n_ranks, barrier: for several processes that save one checkpoint together: rank 0 writes what is common,
-            each its own files; ``barrier()`` returns when all have called it. They need ``every``.
+            each its own files; ``barrier(failure)`` returns when all have called it, and raises in all when one of them
+            gave an exception in place of None. With ``every=None`` they must agree on what :meth:`due` says.
     """
 
     def __init__(
@@ -63,13 +64,11 @@ class Checkpoints:
         *,
         rank: int = 0,
         n_ranks: int = 1,
-        barrier: Callable[[], object] = lambda: None,
+        barrier: Callable[[BaseException | None], object] = lambda failure: None,
     ) -> None:
         for name, value in (("every", 1 if every is None else every), ("keep", keep), ("n_ranks", n_ranks)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SettingError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
-        if n_ranks > 1 and every is None:
-            raise SettingError("`every` must be given for several processes, which save together; got None. Try 1000.")
         if not 0 <= rank < n_ranks:
             raise SettingError(f"`rank` must be 0 to {n_ranks - 1}; got {rank!r}.")
         self.folder = Path(folder)
@@ -109,22 +108,32 @@ class Checkpoints:
         began = time.monotonic()
         temporary = self.folder / f".tmp-{step:08d}"
         with _disk_errors(temporary):
-            if self.rank == 0:
-                make_folder(self.folder)
-                self._sweep()
-                temporary.mkdir()
-            self._barrier()
             mine = {**(shared if self.rank == 0 else {}), **(own or {})}
-            for name, content in mine.items():
-                _write_synced(temporary / name, content)
-            self._barrier()
-            if self.rank == 0:
-                self._finish(step, temporary, mine)
-            self._barrier()
+            with self._in_step():
+                if self.rank == 0:
+                    make_folder(self.folder)
+                    self._sweep()
+                    temporary.mkdir()
+            with self._in_step():
+                for name, content in mine.items():
+                    _write_synced(temporary / name, content)
+            with self._in_step():
+                if self.rank == 0:
+                    self._finish(step, temporary, mine)
         self.saved = step
         self._last_time = time.monotonic()
         self._cost = self._last_time - began
         return self.path(step)
+
+    @contextmanager
+    def _in_step(self) -> Iterator[None]:
+        """Do one's part, then wait for the others; where one fails, none waits for it in vain."""
+        try:
+            yield
+        except BaseException as failure:
+            self._barrier(failure)
+            raise
+        self._barrier(None)
 
     def newest(self, *, set_aside: bool = False) -> StepFiles | None:
         """The newest checkpoint that agrees with its manifest; None where there is none at all.

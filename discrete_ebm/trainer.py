@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from discrete_ebm import objectives, training_state
+from discrete_ebm.distributed import ALONE, Processes, Status, stream_seed
 from discrete_ebm.errors import (
     CapabilityError,
     CheckpointError,
@@ -28,15 +29,15 @@ from discrete_ebm.errors import (
 )
 from discrete_ebm.guards import Guard, Watch, check_finite_tensors, check_finite_terms, natural_gap
 from discrete_ebm.objectives.base import Objective, ObjectiveState
-from discrete_ebm.packing import pack
+from discrete_ebm.packing import generator_state, pack, set_generator
 from discrete_ebm.schedules import Schedule, as_schedule
 from discrete_ebm.step_folders import Checkpoints
 
 __all__ = ["Batches", "Stateful", "Trainer"]
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
-_SHOWN = ("gap", "acceptance", "hamming")  # beside the progress bar
 OPTIMIZERS = ("adam", "sgd")
+_SHOWN = ("gap", "acceptance", "hamming")  # beside the progress bar
 _REMEMBER_EVERY = 50  # updates between copies of a calm state, to which a divergence returns
 
 Callback = Callable[["Trainer", dict[str, float]], Any]
@@ -53,15 +54,23 @@ class Stateful(Protocol):
 
 
 class Batches:
-    """Endless mini-batches: every row once per epoch, in a new order each time; whole data when it is smaller."""
+    """Endless mini-batches: every row once per epoch, in a new order each time; whole data when it is smaller.
 
-    def __init__(self, data: Any, batch_size: int, generator: torch.Generator) -> None:
+    With several processes, each takes its share of one common order: together they see what one process with batches of
+    ``n_ranks * batch_size`` rows would see, and ``generator`` must be in the same state in all of them.
+    """
+
+    def __init__(
+        self, data: Any, batch_size: int, generator: torch.Generator, *, rank: int = 0, n_ranks: int = 1
+    ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise SettingError(f"`batch_size` must be a whole number of at least 1; got {batch_size!r}.")
         if len(data) == 0:
             raise DataError("`data` must hold at least one row; got none. Look at the filters before this.")
-        self.data = data
-        self.batch_size = min(batch_size, len(data))
+        if len(data) < n_ranks:
+            raise DataError(f"`data` must hold a row for each of {n_ranks} processes; got {len(data)}. Start fewer.")
+        self.data, self.rank, self.n_ranks = data, rank, n_ranks
+        self.batch_size = min(batch_size, len(data) // n_ranks)
         self.generator = generator
         self.order = torch.empty(0, dtype=torch.int64, device=generator.device)
         self.position = 0
@@ -70,17 +79,19 @@ class Batches:
         return self
 
     def __next__(self) -> Any:
-        if self.position + self.batch_size > len(self.order):  # the rest of an epoch opens the next one
+        together = self.batch_size * self.n_ranks
+        if self.position + together > len(self.order):  # the rest of an epoch opens the next one
             rest = self.order[self.position :]
             fresh = torch.randperm(len(self.data), generator=self.generator, device=self.generator.device)
             self.order, self.position = torch.cat([rest, fresh]), 0
-        rows = self.order[self.position : self.position + self.batch_size]
-        self.position += self.batch_size
-        return self.data[rows]
+        rows = self.order[self.position : self.position + together]
+        self.position += together
+        return self.data[rows[self.rank :: self.n_ranks]]
 
     def state_dict(self) -> dict[str, Any]:
         """The rows that are left of this epoch, in their order; what follows is the generator's."""
-        return {"left": self.order[self.position :], "rows": len(self.data)}
+        found = {"left": self.order[self.position :], "rows": len(self.data)}
+        return found if self.n_ranks == 1 else {**found, "generator": generator_state(self.generator)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
@@ -89,6 +100,8 @@ class Batches:
                 f"`data` must be what the run began with, {state['rows']} rows; got {len(self.data)}. Give the same."
             )
         self.order, self.position = state["left"].to(self.order), 0
+        if self.n_ranks > 1:  # else it is the training's own, which is put back with it
+            set_generator(self.generator, state["generator"])
 
 
 class Trainer:
@@ -129,6 +142,7 @@ class Trainer:
         notes: Mapping[str, Any] | None = None,
         extra: Stateful | None = None,
         steps_before: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
         """Check the settings and set up the optimizer; arguments as in :func:`fit`, and
 
@@ -142,6 +156,8 @@ class Trainer:
             config: what a resumed training must agree on, JSON-able. notes: kept in each checkpoint, JSON-able.
             extra: something of the caller's that is saved and resumed too.
             steps_before: updates of earlier stages, counted into the number of a checkpoint.
+            processes: that train this energy together, each with its own ``generator`` and share of the batches; see
+                :mod:`discrete_ebm.distributed`. Gradients and logged numbers are means over them.
         """
         self.energy = energy
         self.objective = objectives.create(objective) if isinstance(objective, str) else objective
@@ -157,7 +173,7 @@ class Trainer:
             )
         _check_schedule(n_iterations, lr, warmup, decay, clip, ema, max_seconds)
         self._now = clock_named(clock)
-        self.generator = generator
+        self.generator, self.processes = generator, processes
         self.n_iterations = n_iterations
         self.warmup = n_iterations // 20 if warmup is None else warmup
         self.decay = as_schedule(decay)
@@ -171,7 +187,10 @@ class Trainer:
         self.optimizer = make_optimizer(optimizer, groups, lr, betas, weight_decay)
         self._base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.processes.share([*energy.parameters(), *energy.buffers()])
         self.state = self.objective.init(energy, data, generator=generator) if state is None else state
+        if processes.n > 1:
+            self.state.average = processes.mean  # type: ignore[method-assign]
         self.watch = None if guard is None else Watch(guard, natural_gap(energy.space))
         self.ema = None if ema is None else copy.deepcopy(energy).requires_grad_(False)
         self.history: dict[str, list[float]] = {}
@@ -184,6 +203,7 @@ class Trainer:
         self.config, self.notes = pack(dict(config or {}))[0], pack(dict(notes or {}))[0]
         self.began = self._now()
         self._spent = 0.0
+        self._agreed = Status()  # with the other processes, at the last update
         self._whole = True  # False within an update, whose state is not one to keep
         self._failed_at = 0
         self._before = _Snapshot(energy)
@@ -194,13 +214,13 @@ class Trainer:
         """How much of the training is done, 0 to 1, by updates or by time, whichever is further."""
         share = self.iteration / self.n_iterations
         if self.max_seconds is not None:
-            share = max(share, (self._now() - self.began) / self.max_seconds)
+            share = max(share, self.seconds / self.max_seconds)
         return min(1.0, share)
 
     @property
     def seconds(self) -> float:
-        """Seconds since the run began, by the trainer's clock."""
-        return self._now() - self.began
+        """Seconds since the run began, by the trainer's clock; with several processes, as of their last update."""
+        return self._now() - self.began if self.processes.n == 1 else self._agreed.seconds
 
     def update(self, batch: Any) -> dict[str, float]:
         """One update from one batch; returns the logged numbers.
@@ -262,19 +282,19 @@ class Trainer:
                 f"{type(batches).__name__}. Use discrete_ebm.trainer.Batches, or checkpoints=None."
             )
         self.batches = batches
-        self.began, self._spent = self._now() - self._spent, 0.0
+        self.began, self._agreed, self._spent = self._now() - self._spent, Status(seconds=self._spent), 0.0
         self._remember()
         stream = iter(batches)
         bar = tqdm(
             total=self.n_iterations,
             initial=self.iteration,
-            disable=not progress,
+            disable=not progress or self.processes.rank > 0,
             desc=label,
             unit="it",
             leave=False,
         )
         try:
-            with bar:
+            with bar, self.processes.listening(), self.processes.together():
                 while self.iteration < self.n_iterations and self.progress < 1:
                     try:
                         terms = self.update(next(stream))
@@ -285,15 +305,26 @@ class Trainer:
                     bar.update(1)
                     bar.set_postfix({k: f"{terms[k]:.3g}" for k in _SHOWN if k in terms}, refresh=False)
                     stop = [callback(self, terms) for callback in callbacks]  # every callback is called
-                    if self.checkpoints is not None and self.calm and self.checkpoints.due(self.step):
+                    ends = any(stop)
+                    if self.processes.n > 1:  # what one of them sees ends the training of all
+                        ends = self.processes.agree("callbacks", flag=ends).flag
+                    if self.calm and self._due():
                         self.save()
-                    if any(stop):
+                    if ends or self._agreed.interrupted:
                         break
-            self.save()
+                self.save()
         except KeyboardInterrupt:
+            if self.processes.n > 1:  # not by agreement: the others are somewhere else
+                raise
             self.save()
             return False
-        return True
+        return not self._agreed.interrupted
+
+    def _due(self) -> bool:
+        """Whether a checkpoint is due: by this clock, or with several processes by any, as of the last update."""
+        if self.checkpoints is None:
+            return False
+        return self.checkpoints.due(self.step) if self.processes.n == 1 else self._agreed.flag
 
     @property
     def step(self) -> int:
@@ -314,6 +345,9 @@ class Trainer:
         step = self.steps_before + self._calm["loop"]["iteration"]
         if self.checkpoints.saved is not None and step <= self.checkpoints.saved:
             return
+        if self.processes.n > 1:
+            sums = [p.detach().sum(dtype=torch.float64) for p in self.energy.parameters()]
+            self.processes.check_same("the energy's parameters", torch.stack(sums))
         ranks = {"rank": self.checkpoints.rank, "n_ranks": self.checkpoints.n_ranks}
         self.checkpoints.write(step, *training_state.to_files(self, self._calm, **ranks))
 
@@ -326,7 +360,7 @@ class Trainer:
         """
         if self.checkpoints is None:
             raise SettingError("`checkpoints` must be given to resume; got None. Pass Checkpoints(folder).")
-        found = self.checkpoints.newest(set_aside=True)
+        found = training_state.newest(self.checkpoints, self.processes)
         if found is None:
             return False
         ranks = {"rank": self.checkpoints.rank, "n_ranks": self.checkpoints.n_ranks}
@@ -374,7 +408,9 @@ class Trainer:
         self.tries, self.lr_scale = tries + 1, scale
         # a new stream: seeded by the number of this try from the one that led here
         seeds = torch.randint(2**62, (self.tries,), generator=self.generator, device=self.generator.device)
-        self.generator.manual_seed(int(seeds[-1]))
+        seed = seeds[-1].cpu()
+        self.processes.share([seed])
+        self.generator.manual_seed(int(seed) if self.processes.n == 1 else stream_seed(int(seed), self.processes.rank))
         self._whole = True
         self.events[:] = [
             *events,
@@ -391,25 +427,51 @@ class Trainer:
     def _update(self, batch: Any) -> dict[str, float]:
         self._set_lr()
         self.optimizer.zero_grad(set_to_none=True)
-        output = self.objective.loss(self.energy, batch, self.state, generator=self.generator)
-        if not output.loss.requires_grad:
-            raise CapabilityError(
-                "`loss` must depend on the energy's parameters through autograd; got one that does not. "
-                "Compute the energy with torch operations and without no_grad or detach."
+        try:
+            output = self.objective.loss(self.energy, batch, self.state, generator=self.generator)
+            if not output.loss.requires_grad:
+                raise CapabilityError(
+                    "`loss` must depend on the energy's parameters through autograd; got one that does not. "
+                    "Compute the energy with torch operations and without no_grad or detach."
+                )
+            output.loss.backward()
+        except (NonFiniteEnergyError, DivergenceError) as cause:  # all processes go back to a good state together
+            if not self.processes.told:
+                self.processes.agree("loss", cause)
+            raise
+        if self.processes.n > 1:
+            self._agreed = self.processes.agree(
+                f"loss {sorted(output.terms)}",
+                flag=self.checkpoints is not None and self.checkpoints.due(self.step + 1),
+                seconds=self._now() - self.began,
             )
-        output.loss.backward()
+            self.processes.average_gradients(self._trained)
         norm = nn.utils.clip_grad_norm_(self._trained, math.inf if self.clip is None else self.clip)
         numbers = {"loss": output.loss.detach(), **output.terms, "gradient_norm": norm.detach()}
-        values = torch.stack([value.detach().to(torch.float64) for value in numbers.values()]).tolist()  # one read
+        columns = torch.stack([value.detach().to(torch.float64) for value in numbers.values()])
+        values = self.processes.mean(columns, agreed=True).tolist()  # one read
         terms = dict(zip(numbers, values, strict=True))
         check_finite_terms({name: value for name, value in terms.items() if name != "gradient_norm"})
         if not math.isfinite(terms["gradient_norm"]):
             check_finite_tensors("gradient", ((name, p.grad) for name, p in self.energy.named_parameters()))
             raise NonFiniteEnergyError("`gradient` norm must be finite; got infinity from finite entries. Lower lr.")
         self.optimizer.step()
+        if self.processes.n > 1:
+            self._share_buffers()
         check_finite_tensors("parameters", self.energy.named_parameters())
         self.negatives = output.negatives
         return terms
+
+    def _share_buffers(self) -> None:
+        """Buffers that an update changed anywhere (running means, power iterations) become those of process 0."""
+        pairs = self._before.buffers()
+        if not pairs:
+            return
+        changed = torch.stack([(now != before).any() for now, before in pairs]).to(torch.float64)
+        flags = self.processes.mean(changed, agreed=True).tolist()
+        different = [now for (now, _), flag in zip(pairs, flags, strict=True) if flag > 0]
+        if different:
+            self.processes.share(different)
 
     def _set_lr(self) -> None:
         """Linear warm-up times the schedule."""
@@ -434,7 +496,7 @@ class Trainer:
             "iteration": float(self.iteration),
             **terms,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": self._now() - self.began,
+            "seconds": self.seconds,
         }
         rows = len(self.history.get("iteration", []))
         for name in terms:
@@ -448,12 +510,18 @@ class _Snapshot:
 
     def __init__(self, module: nn.Module) -> None:
         self.tensors = [*module.parameters(), *module.buffers()]
+        self.n_buffers = len(list(module.buffers()))
         self.copies = [tensor.detach().clone() for tensor in self.tensors]
 
     def take(self) -> None:
         with torch.no_grad():
             for copied, tensor in zip(self.copies, self.tensors, strict=True):
                 copied.copy_(tensor)
+
+    def buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """The buffers of one element or more, each with its copy."""
+        pairs = list(zip(self.tensors, self.copies, strict=True))[len(self.tensors) - self.n_buffers :]
+        return [pair for pair in pairs if pair[0].numel()]
 
     def put_back(self) -> None:
         with torch.no_grad():

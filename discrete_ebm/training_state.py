@@ -20,14 +20,15 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from discrete_ebm.checkpoint import energy_bytes, plain, versions
+from discrete_ebm.distributed import ALONE, Processes
 from discrete_ebm.errors import CheckpointError, CorruptCheckpointError, EBMError, RecoveryWarning
 from discrete_ebm.packing import generator_state, map_tensors, pack, set_generator, unpack
-from discrete_ebm.step_folders import StepFiles
+from discrete_ebm.step_folders import Checkpoints, StepFiles
 
 if TYPE_CHECKING:
     from discrete_ebm.trainer import Trainer
 
-__all__ = ["SCHEMA", "copy_of", "note_differences", "read", "read_record", "restore", "take", "to_files"]
+__all__ = ["SCHEMA", "copy_of", "newest", "note_differences", "read", "read_record", "restore", "take", "to_files"]
 
 KIND, SCHEMA = "discrete_ebm.training", 1
 
@@ -161,6 +162,21 @@ def to_files(
         f"chains-rank{rank}.safetensors": _bytes(tensors),
         f"state-rank{rank}.json": _json({"kind": KIND, "schema": SCHEMA, "rank": rank, "own": skeleton}),
     }
+
+
+def newest(checkpoints: Checkpoints, processes: Processes = ALONE) -> StepFiles | None:
+    """The newest good checkpoint, the same for all processes; damaged ones are put aside by the first of them.
+
+    Raises:
+        CorruptCheckpointError: all of them are damaged.
+        RankError: the processes see different ones: their disk is not the same.
+    """
+    found = checkpoints.newest(set_aside=True) if processes.rank == 0 else None
+    processes.agree("looking for a checkpoint")  # the others look when nothing is moved any more
+    if processes.rank > 0:
+        found = checkpoints.newest()
+    processes.agree(f"going on from {found and found.path.name}")
+    return found
 
 
 def read(found: StepFiles, *, rank: int = 0, n_ranks: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from discrete_ebm.cli_devices import devices_option
 from discrete_ebm.cli_support import (
     EXIT_INTERRUPTED,
     check_device,
@@ -26,6 +27,7 @@ from discrete_ebm.cli_support import (
     run,
     training_options,
 )
+from discrete_ebm.distributed import is_first
 from discrete_ebm.errors import DataError, SettingError
 from graph_ebm import __version__
 from graph_ebm.cli_data import (
@@ -132,6 +134,7 @@ def _file_list(run_: _Run, report: bool = True) -> list[tuple[str, str]]:
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
 @training_options
 @common_options()
+@devices_option("graph_ebm.cli")
 @click.pass_context
 def train(
     ctx: click.Context, resume: Path | None, checkpoint_every: int | None, output: Path | None, quiet: bool,
@@ -171,6 +174,8 @@ def _train(
                             output=run_.folder.path, notes={"command": "graph-ebm train", "options": options},
                             **_given(threads=threads, **keep))  # fmt: skip
         run_.interrupted = bool(getattr(model, "interrupted", False))
+        if not is_first():
+            raise click.exceptions.Exit(EXIT_INTERRUPTED if run_.interrupted else 0)
         run_.folder.model(model)
         page = training_report(
             model, asked=[("Training data", f"{data}: {len(molecules):,} molecules"), ("Seed", str(seed))],

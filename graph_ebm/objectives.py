@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +136,7 @@ class MolecularPCD(Objective):
         gap = negative.mean() - positive.mean()
         loss = -gap
         if self.penalty:
-            centre = values.detach().mean()
+            centre = state.average(values.detach().mean())
             loss = loss + self.penalty * (values - centre).square().mean()
         n_atoms = (negatives.diagonal(dim1=1, dim2=2) > 0).sum(1).float().mean()
         terms = {
@@ -154,13 +155,17 @@ def _bank(state: ObjectiveState) -> MoleculeBank:
     return state
 
 
-def best_constant(data: Tensor, noise: Tensor) -> Tensor:
-    """The c () that minimises mean softplus(data + c) + mean softplus(−noise − c): Newton on a convex function."""
-    c = -(data.mean() + noise.mean()) / 2
+def best_constant(data: Tensor, noise: Tensor, average: Callable[[Tensor], Tensor] = lambda values: values) -> Tensor:
+    """The c () that minimises mean softplus(data + c) + mean softplus(−noise − c): Newton on a convex function.
+
+    ``average``: of the means over the processes that train together.
+    """
+    c = average(-(data.mean() + noise.mean()) / 2)
     for _ in range(8):
         p, q = torch.sigmoid(data + c), torch.sigmoid(-noise - c)
         slope = p.mean() - q.mean()
         curvature = (p * (1 - p)).mean() + (q * (1 - q)).mean()
+        slope, curvature = average(torch.stack([slope, curvature])).unbind()
         c = c - (slope / curvature.clamp_min(1e-3)).clamp(-2, 2)
     return c
 
@@ -204,13 +209,14 @@ class ResidualContrast(Objective):
                 near, _ = self.kernel.step(energy.local, near, generator=generator)
         values = energy.network.state_energy(torch.cat([batch, noise, near.x]))
         data, far, close = values.split([len(batch), len(noise), len(batch)])
-        c = best_constant(data.detach(), far.detach())
+        c = best_constant(data.detach(), far.detach(), state.average)
         nce = softplus(data + c).mean() + softplus(-(far + c)).mean()
         moved = ((near.x != batch).flatten(1).any(1)).to(values.dtype)
-        conditional = (softplus(data - close) * moved).sum() / moved.sum().clamp_min(1)
+        each = (softplus(data - close) * moved).sum()
+        conditional = each / state.average(moved.sum()).clamp_min(1)
         loss = nce + self.near_weight * conditional
         if self.penalty:
-            loss = loss + self.penalty * (values - values.detach().mean()).square().mean()
+            loss = loss + self.penalty * (values - state.average(values.detach().mean())).square().mean()
         terms = {
             "nce": nce.detach(),
             "conditional": conditional.detach(),

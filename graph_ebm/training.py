@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from discrete_ebm import checkpoint, training_state
+from discrete_ebm.distributed import Processes, current, tells_all
 from discrete_ebm.errors import (
     DataError,
     DivergenceError,
@@ -26,7 +27,7 @@ from discrete_ebm.errors import (
     SettingError,
     SpaceError,
 )
-from discrete_ebm.fitting import data_digest, open_checkpoints
+from discrete_ebm.fitting import data_digest, generators, open_checkpoints
 from discrete_ebm.guards import Guard
 from discrete_ebm.packing import generator_state, set_generator
 from discrete_ebm.step_folders import Checkpoints
@@ -246,6 +247,7 @@ def torch_threads(n: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@tells_all
 def train(
     molecules: MoleculeSet,
     *,
@@ -264,7 +266,7 @@ def train(
     notes: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> MolecularModel:
-    """Train an energy on molecules.
+    """Train an energy on molecules; started by torchrun, in several processes together (docs/distributed.md).
 
     Args:
         molecules: the data; their space becomes the model's.
@@ -307,10 +309,12 @@ def train(
             f"`base` must have the molecules' space {molecules.space!r}; got {base.space!r}. "
             "Read the molecules with the base's vocabulary and max_atoms."
         )
-    checkpoints = open_checkpoints(output, checkpoint_every, resume)
+    processes = current(device)
+    device = processes.place(torch.device(device))
+    checkpoints = open_checkpoints(output, checkpoint_every, resume, processes)
     if output is not None:
         checkpoint.make_folder(output)  # a folder that cannot be made is said now, not after the training
-    generator = torch.Generator(device=device).manual_seed(seed)
+    generator, order = generators(seed, torch.device(device), processes)
     x = molecules.x.to(device)
     space = molecules.space
     with torch_threads(threads):
@@ -343,23 +347,30 @@ def train(
         if checkpoints is not None:
             saving["config"] = {**model.settings, "threads": threads, "data": data_digest(molecules.x)}
         try:
-            _run_stages(model, x, plan, minutes, n_iterations, generator, progress, label,
-                        from_base=base is not None, saving=saving, resume=bool(resume))  # fmt: skip
+            data = Batches(x, plan.batch, order, rank=processes.rank, n_ranks=processes.n)
+            with processes.listening(patient=True):
+                _run_stages(model, x, data, plan, minutes, n_iterations, generator, progress and processes.rank == 0,
+                            label, from_base=base is not None, saving=saving, resume=bool(resume),
+                            processes=processes)  # fmt: skip
         except KeyboardInterrupt:  # between two updates; during one, the stage itself ends in good order
             model.interrupted = True
         except (DivergenceError, NonFiniteEnergyError) as cause:
             if output is None:
                 raise
-            model.save(output)  # the last good parameters: nothing is lost
+            if processes.rank == 0:
+                model.save(output)  # the last good parameters: nothing is lost
+            processes.leave()
             raise type(cause)(f"{cause} They are saved in {output}.") from cause
-    if output is not None:
+    if output is not None and processes.rank == 0:
         model.save(output)
+    processes.leave()
     return model
 
 
 def _run_stages(
     model: MolecularModel,
     x: Tensor,
+    data: Batches,
     plan: TrainSettings,
     minutes: float | None,
     n_iterations: int | None,
@@ -370,9 +381,10 @@ def _run_stages(
     from_base: bool,
     saving: dict[str, Any],
     resume: bool,
+    processes: Processes,
 ) -> None:
     """Run the stages in turn; leaves averaged parameters in ``model.energy`` and the chains in ``model.chains``."""
-    reached = _stage_reached(saving["checkpoints"]) if resume else None
+    reached = _stage_reached(saving["checkpoints"], processes) if resume else None
     energy: Any = model.energy
     kernel = model.kernel
     network = energy.network if isinstance(energy, MolecularEnergy) else None
@@ -382,7 +394,6 @@ def _run_stages(
     total = sum(shares)
     seconds = 60 * minutes if minutes is not None else None
     length = float(n_iterations or 1) if seconds is None else seconds
-    data = Batches(x, plan.batch, generator)
     # some chains start from single atoms, so that the way from there to real molecules is learned as well
     fresh = single_atoms(model.space, 0 if from_base else round(plan.fresh * plan.n_chains), x.device)
     bank = MoleculeBank(starting_chains(x, plan.n_chains, kernel, energy, generator=generator, fresh=fresh), kernel)
@@ -459,6 +470,7 @@ def _run_stages(
                 state=bank,
                 steps_before=recorder.steps_before,
                 extra=recorder,
+                processes=processes,
                 **saving,
                 **options,
             )
@@ -475,10 +487,10 @@ def _run_stages(
     model.chains = bank.chains
 
 
-def _stage_reached(checkpoints: Checkpoints) -> str | None:
+def _stage_reached(checkpoints: Checkpoints, processes: Processes) -> str | None:
     """The stage of the newest good checkpoint; None where there is none."""
-    found = checkpoints.newest(set_aside=True)
+    found = training_state.newest(checkpoints, processes)
     if found is None:
         return None
-    state, _ = training_state.read(found)
+    state, _ = training_state.read(found, rank=processes.rank, n_ranks=processes.n)
     return str((state["own"]["extra"] or {}).get("stage"))

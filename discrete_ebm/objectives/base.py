@@ -33,6 +33,14 @@ class ObjectiveOutput:
 class ObjectiveState:
     """What an objective keeps between updates; this one keeps nothing."""
 
+    def average(self, values: Tensor) -> Tensor:
+        """The mean of ``values``, of one shape, over the processes that train together; here there is one.
+
+        A trainer with several puts theirs in its place. For what a loss needs of the whole batch beside the mean over
+        rows, which the averaged gradient sees to; every process must call it as often.
+        """
+        return values
+
     @property
     def chains(self) -> Tensor | None:
         """Persistent states (n, *shape), or None."""

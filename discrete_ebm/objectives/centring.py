@@ -12,6 +12,7 @@ Source: Montavon & Müller 2012, "Deep Boltzmann machines and the centering tric
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,15 +26,24 @@ _NAMES = ("weight", "visible_bias", "hidden_bias")
 
 
 class Offsets:
-    """Running means of encoded visible units ``visible``, flat, and of ``hidden`` units (H,)."""
+    """Running means of encoded visible units ``visible``, flat, and of ``hidden`` units (H,).
+
+    ``average``: of batch means over the processes that train together, see ``ObjectiveState.average``; None = one.
+    """
 
     def __init__(self, visible: Tensor, hidden: Tensor) -> None:
         self.visible, self.hidden = visible, hidden
+        self.average: Callable[[Tensor], Tensor] | None = None
 
     @torch.no_grad()
     def move(self, energy: Any, x: Tensor, rate: float) -> None:
         """A step of ``rate`` towards the means of states x (B, *shape) and of their hidden units."""
-        visible, hidden = means(energy, x)
+        self.step(*means(energy, x), rate)
+
+    def step(self, visible: Tensor, hidden: Tensor, rate: float) -> None:
+        """The same towards the means (N,) and (H,) of a batch."""
+        if self.average is not None:
+            visible, hidden = self.average(torch.cat([visible, hidden])).split([len(visible), len(hidden)])
         self.visible = self.visible.lerp(visible, rate)
         self.hidden = self.hidden.lerp(hidden, rate)
 

@@ -135,8 +135,16 @@ class MarkovState(ObjectiveState):
             return max_steps
         return min(max_steps, max(n_steps, math.ceil(n_steps * gap / spread)))
 
+    def centring(self) -> Offsets:
+        """The offsets, which move by the batches of all processes."""
+        if self.offsets is None:
+            raise SettingError("`state` must be of an objective with `centre`; got one without. Use its own init.")
+        self.offsets.average = self.average
+        return self.offsets
+
     def see(self, gap: Tensor, spread: Tensor) -> None:
         """One update's gap () and spread of data energies (); no host sync."""
+        gap, spread = self.average(torch.stack([gap, spread])).unbind()
         self.gap = gap if self.gap is None else self.gap.lerp(gap, _FORGET)
         self.spread = spread if self.spread is None else self.spread.lerp(spread, _FORGET)
 
@@ -249,7 +257,7 @@ class MarkovObjective(Objective):
         if not (fits_layers(energy, kernel) and not self.penalty and not self.gradient_penalty):
             negatives, totals = draw_negatives(kernel, energy, x, n_steps, generator=generator)
             return self._output(energy, batch, negatives, totals, state)
-        offsets = state.offsets if state is not None and self.centre is not None else None
+        offsets = state.centring() if state is not None and self.centre is not None else None
         output = contrast_layers(energy, kernel, batch, x, n_steps, generator=generator, offsets=offsets,
                                  rate=self.centre_rate, average=self.centre == "average")  # fmt: skip
         self._see(output, n_steps, state)
@@ -271,8 +279,9 @@ class MarkovObjective(Objective):
         self._see(output, totals.n_steps, state)
         if isinstance(state, MarkovState) and self.centre is not None and state.offsets is not None:
             seen = torch.cat([batch, negatives.to(batch.dtype)]) if self.centre == "average" else batch
-            state.offsets.move(energy, seen, self.centre_rate)
-            output.loss = centred_loss(energy, output.loss, state.offsets)
+            offsets = state.centring()
+            offsets.move(energy, seen, self.centre_rate)
+            output.loss = centred_loss(energy, output.loss, offsets)
         return output
 
 

@@ -84,8 +84,7 @@ def contrast_layers(
     visible_bias, hidden_bias = v_drawn - v, h_drawn - h
     if offsets is not None:
         share = n_chains / (n_rows + n_chains) if average else 0.0
-        offsets.visible = offsets.visible.lerp(v.lerp(v_drawn, share), rate)
-        offsets.hidden = offsets.hidden.lerp(h.lerp(h_drawn, share), rate)
+        offsets.step(v.lerp(v_drawn, share), h.lerp(h_drawn, share), rate)
         data, drawn = data - offsets.visible, drawn - offsets.visible
         hidden, hidden_drawn = hidden - offsets.hidden, hidden_drawn - offsets.hidden
     weight = torch.cat([data, drawn]).t() @ torch.cat([hidden / -n_rows, hidden_drawn / n_chains])

@@ -309,9 +309,9 @@ def test_another_number_of_processes_is_refused(run):
         fit(run, n=8, resume=True)
 
 
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"keep": 0}, {"every": 2.5}, {"rank": 1}, {"n_ranks": 2}])
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"keep": 0}, {"every": 2.5}, {"rank": 1}, {"n_ranks": 0}])
 def test_bad_settings_are_refused(tmp_path, wrong):
-    with pytest.raises(SettingError, match=r"`every`|`keep`|`rank`"):
+    with pytest.raises(SettingError, match=r"`every`|`keep`|`rank`|`n_ranks`"):
         Checkpoints(tmp_path, **wrong)
 
 
