@@ -16,7 +16,7 @@ from tests import statistical
 
 DEFAULT_SEED = 17
 RUN_BUDGET = 1e-6  # chance that a run over one seed fails although nothing is wrong
-CONFORMANCE = 1e-8  # of it, for each call of check_sampler
+CONFORMANCE = 4e-9  # of it, for each call of check_sampler
 
 SEED = pytest.StashKey[int]()
 SPENT = pytest.StashKey[dict[str, list[float]]]()  # per test with the run's seed: what its assertions may spend
@@ -118,6 +118,7 @@ def seed(request: pytest.FixtureRequest) -> int:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     statistical.ledger.clear()
+    statistical.cap = statistical.EACH if _takes_seed(item) else 1.0
     yield
     if _takes_seed(item):  # fixed numbers have no chance: they fail always or never
         item.config.stash[SPENT][item.nodeid] = list(statistical.ledger)
@@ -132,7 +133,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("random numbers")
     terminalreporter.line(
         f"seed {config.stash[SEED]}, {n} of them; {len(spent)} tests take it, {stated} spend a chance of failing by "
-        f"chance: {total / n:.1e} in all for a seed (at most {RUN_BUDGET:.0e})")
+        f"chance: {total / n:.1e} in all for a seed (at most {RUN_BUDGET:.0e})",
+        red=total / n > RUN_BUDGET)
     if config.getoption("--budget"):
         with open(config.getoption("--budget"), "w") as file:
             json.dump(dict(sorted(spent.items(), key=lambda pair: -sum(pair[1]))), file, indent=1)

@@ -17,7 +17,7 @@ from discrete_ebm.objectives import CD, PCD, ShortRun, TemperedPCD, centring, co
 from discrete_ebm.objectives import contrastive as module
 from discrete_ebm.objectives.contrastive import MarkovState, slope_penalty
 from tests import cases, reference
-from tests.statistical import assert_law
+from tests.statistical import assert_law, level
 
 FALSE_FAIL = 1e-7
 
@@ -227,7 +227,7 @@ def test_short_runs_start_from_fresh_noise_every_time(seed):
     state = objective.init(energy, data, generator=generator(seed))
     output = objective.loss(energy, data, state, generator=generator(seed))
     up = int((output.negatives == 1).sum())
-    assert stats.binomtest(up, output.negatives.numel(), 0.5).pvalue > FALSE_FAIL
+    assert stats.binomtest(up, output.negatives.numel(), 0.5).pvalue > level(FALSE_FAIL)
     assert state.chains is None
     assert objective.n_steps == 1
     assert ShortRun().n_steps == 100
@@ -321,7 +321,7 @@ def test_data_noise_changes_that_share_of_sites_and_only_in_the_loss(seed):
     state = objective.init(energy, data, generator=generator(seed))
     output = objective.loss(energy, data, state, generator=generator(seed))
     flipped = round((100 * 400 + float(output.terms["positive_energy"]) * 400) / 2)  # E = −Σ s, so −100 + 2 a flip
-    assert stats.binomtest(flipped, 40_000, 0.1).pvalue > FALSE_FAIL
+    assert stats.binomtest(flipped, 40_000, 0.1).pvalue > level(FALSE_FAIL)
     assert bool((data == 1).all())
 
 

@@ -23,6 +23,7 @@ from discrete_ebm.testing import check_sampler, default_targets
 from tests import cases, reference
 from tests.cases import Case
 from tests.factorised import LEVELS, assert_rows, clamp_of, float32_log, product_proposal, restrict
+from tests.statistical import level
 
 EACH = 1e-7 / 30
 CASES = {case.name: case for case in cases.all_cases()}
@@ -276,7 +277,7 @@ def test_momenta_stay_normal_and_say_nothing_about_x(name: str, seed: int) -> No
     p_values = [stats.kstest(part, "norm").pvalue
                 for rows in (momentum, momentum[low], momentum[~low])
                 for part in rows.flatten(1).t().numpy()]
-    assert min(p_values) > EACH / len(p_values)
+    assert min(p_values) > level(EACH) / len(p_values)
 
 
 def test_it_conforms_on_ragged_categories_with_strong_persistence(seed: int) -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from discrete_ebm.objectives.base import ObjectiveState
 from graph_ebm.objectives import MolecularPCD, MoleculeBank, ResidualContrast, best_constant, starting_chains
 from tests.graph_ebm.exact_moves import kernel, matrix, noisy, proposals, random_energy, target
 from tests.graph_ebm.small_space import index_of, molecules
-from tests.statistical import assert_law
+from tests.statistical import assert_law, spend
 
 M = len(molecules()[1])
 Z = 5.5  # standard errors; 4e-8 a comparison, two-sided
@@ -112,9 +113,10 @@ def _residual(
 
 @pytest.mark.parametrize("where", ["truth", "zero"])
 def test_the_noise_contrast_gradient_is_the_exact_one(where: str, seed: int) -> None:
-    """24 batches of 2,000; five random directions, |z| < 5.5 each (budget 1e-6 in all, t with 23 degrees: 7.4)."""
+    """48 batches of 2,000; five random directions, |z| < 7.4 each: t with 47 degrees, 1e-8 in all."""
+    spend(5 * 2 * stats.t.sf(7.4, 47))
     truth = _parts()[1]
-    gradients, exact = _residual(seed, truth if where == "truth" else np.zeros(M), 2_000, 24)
+    gradients, exact = _residual(seed, truth if where == "truth" else np.zeros(M), 2_000, 48)
     for direction in np.random.default_rng(2).normal(size=(5, M)):
         got, want = gradients @ direction, float(exact @ direction)
         z = (got.mean() - want) / (got.std(ddof=1) / len(got) ** 0.5)
@@ -124,13 +126,14 @@ def test_the_noise_contrast_gradient_is_the_exact_one(where: str, seed: int) -> 
     else:
         toward = truth - truth.mean()
         assert float((gradients @ toward).mean()) < 0, "the gradient must lead to the truth"
-        spread = (gradients @ toward).std(ddof=1) / 24**0.5
+        spread = (gradients @ toward).std(ddof=1) / 48**0.5
         assert float((gradients @ toward).mean()) < -10 * spread, "and the test must be able to see it"
 
 
 def test_the_whole_residual_loss_vanishes_in_the_mean_at_the_truth(seed: int) -> None:
-    """Both terms, shipped code, 24 batches of 2,000 with a new schedule each; |t| < 7.4 in five directions."""
-    gradients, _ = _residual(seed, _parts()[1], 2_000, 24, weight=1.0)
+    """Both terms, shipped code, 48 batches of 2,000 with a new schedule each; |t| < 7.4 in five directions."""
+    spend(5 * 2 * stats.t.sf(7.4, 47))
+    gradients, _ = _residual(seed, _parts()[1], 2_000, 48, weight=1.0)
     for direction in np.random.default_rng(3).normal(size=(5, M)):
         got = gradients @ direction
         assert abs(got.mean() / (got.std(ddof=1) / len(got) ** 0.5)) < 7.4

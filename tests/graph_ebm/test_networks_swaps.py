@@ -129,7 +129,7 @@ def test_steps_are_rows_of_the_reference_matrix(kind, n, what, clamped, value, b
     reference = matrix(beta)
     assert stationarity_error(reference, law(beta)) < 1e-12
     clamp = torch.tensor([pair in clamped for pair in PAIRS[n]]) if clamped else None
-    counts = counts_of(registry.create(kind), energy, x, 4000, beta, seed, clamp)
+    counts = counts_of(registry.create(kind), energy, x, 5000, beta, seed, clamp)
     assert_rows_match(counts, reference, false_fail=FALSE_FAIL, must_see=0.09)
 
 
@@ -236,7 +236,7 @@ def test_planted_mutants_are_caught(mutant, kind: str, number: int, beta: float,
     clamp = torch.tensor([pair in clamped for pair in PAIRS[n]]) if clamped else None
 
     def checked() -> None:
-        counts = counts_of(mutant, energy, x, 4000, beta, seed, clamp)
+        counts = counts_of(mutant, energy, x, 5000, beta, seed, clamp)
         assert_rows_match(counts, matrix(beta), false_fail=FALSE_FAIL, must_see=0.09)
 
     with pytest.raises(AssertionError):
