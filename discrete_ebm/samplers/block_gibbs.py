@@ -32,7 +32,7 @@ from discrete_ebm.samplers.fast import (
     require_fused,
     require_fused_layers,
 )
-from discrete_ebm.samplers.fast.rbm import bernoulli_layer
+from discrete_ebm.samplers.fast.rbm import bernoulli_layer, rbm_step
 from discrete_ebm.samplers.heat_bath import HeatBath
 from discrete_ebm.samplers.registry import SamplerSpec, register
 from discrete_ebm.samplers.single_site import (
@@ -325,6 +325,10 @@ def _through_hidden(energy: Any, state: ChainState, beta: float | Tensor, free: 
     x, at_one = state.x, not isinstance(beta, Tensor) and beta == 1
     column = None if at_one else beta_column(beta, state.energy)
     known = state.cache.get("hidden_odds")
+    if known is not None and at_one and free is None and _fused_layers(implementation, x):
+        at_once = _by_compiled_passes(energy, state, known, generator)
+        if at_once is not None:
+            return at_once
     odds = at_least_float32(energy.hidden_logits(x)) if known is None else known
     hidden = _draw_layer(odds, column, generator, implementation, odds.dtype)
     y, visible_sum = _draw_visible(energy, hidden, column, generator, implementation)
@@ -359,8 +363,31 @@ def _through_hidden(energy: Any, state: ChainState, beta: float | Tensor, free: 
     return moved, info
 
 
+def _by_compiled_passes(energy: BernoulliRBM, state: ChainState, odds: Tensor,
+                        generator: torch.Generator) -> tuple[ChainState, StepInfo] | None:
+    """The step at beta 1 without a clamp, which accepts everything; None where it is left to the reference."""
+    same = odds.dtype == energy.weight.dtype == energy.visible_bias.dtype == energy.hidden_bias.dtype
+    if not same or energy.weight.device.type != "cpu" or not bool(odds.sum().isfinite()):
+        return None
+    made = rbm_step(energy, state.x, odds, generator)
+    if made is None:
+        return None
+    n_chains = len(state.x)
+    info = StepInfo(
+        acceptance=torch.ones(n_chains, dtype=state.energy.dtype),
+        accepted=torch.ones(n_chains, dtype=torch.bool),
+        hamming=made.changed,
+        energy_calls=1.0,
+        gradient_calls=0.0,
+        non_finite=torch.zeros((), dtype=torch.int64),
+    )
+    return ChainState(made.x, made.energy.to(state.energy.dtype), {"hidden_odds": made.odds}, state.step + 1), info
+
+
 def has_hidden_layer(energy: Any) -> bool:
     """Whether an energy is updated through hidden units: an RBM with binary or other discrete visibles."""
+    if type(energy) is BernoulliRBM:  # asking a protocol takes as long as drawing thousands of units
+        return True
     return (energy.space.name == "Binary" and isinstance(energy, HasLatents)) or isinstance(energy, HasHiddenLayer)
 
 

@@ -20,13 +20,20 @@ __all__ = ["fused_step", "refusal", "require_fused", "require_fused_layers", "st
 
 def refusal(energy: Any, x: Tensor) -> str | None:
     """Why there is no fused sweep for this energy and these states, or None when there is one."""
+    found = _plan_or_reason(energy, x)
+    return found if isinstance(found, str) else None
+
+
+def _plan_or_reason(energy: Any, x: Tensor) -> Plan | str:
+    """The plan of a fused sweep, or why there is none."""
     if not fused_available():
         return "numba is not installed (pip install numba)"
     if type(energy) not in (Ising, Potts):
         return f"only Ising and Potts have one; got {type(energy).__name__}"
     if x.device.type != "cpu" or energy.coupling.device.type != "cpu":
         return f"it runs on the CPU; got chains on {x.device} and parameters on {energy.coupling.device}"
-    return plan_of(energy).reason
+    plan = plan_of(energy)
+    return plan if plan.reason is None else plan.reason
 
 
 def require_fused(implementation: str, energy: Any, x: Tensor) -> None:
@@ -68,10 +75,10 @@ def fused_step(
         return None
     if torch.compiler.is_compiling() or not state.x.shape[0]:
         return None
-    if refusal(energy, state.x) is not None:
+    plan = _plan_or_reason(energy, state.x)  # once a step: it compares all parameters
+    if isinstance(plan, str):
         require_fused(implementation, energy, state.x)
         return None
-    plan = plan_of(energy)
     betas = _betas(beta)
     seeds = step_seeds(generator)
     order = None if plan.lattice is not None and blocks is not None else plan.order(energy.space.n_sites, blocks)
