@@ -152,8 +152,11 @@ def _rows(
     if data is not None:
         if part is not None:
             raise click.UsageError("--part is of the training's own data; got --data as well. Leave one of them out.")
-        return space.validate(de.datasets.load(data, key)), train, {"data": str(data), "part": "given"}
-    if known is not None:
+        letters = (config or {}).get("data", {}).get("letters") or "protein"
+        aligned = data.name.removesuffix(".gz").endswith(de.datasets.catalogue.ALIGNMENTS)
+        rows = de.datasets.read_alignment(data, letters).x if aligned else de.datasets.load(data, key)
+        return space.validate(rows), train, {"data": str(data), "part": "given"}
+    if known is not None and config is not None:
         chosen = part or ("valid" if len(known.valid) else "train")
         return space.validate(known.part(chosen)), train, {"data": str(config["data"]["source"]), "part": chosen}
     if past.get("data"):  # a run of an earlier version
@@ -196,8 +199,8 @@ def _caveats(record: dict[str, Any]) -> list[str]:
     likelihood = record.get("likelihood", {})
     if likelihood.get("method") == "ais":
         least = min(likelihood["ess_forward"], likelihood["ess_reverse"])
-        if likelihood["width"] > 1:
-            found.append(f"The AIS bracket is {likelihood['width']:.1f} nats wide: use more --ais-steps.")
+        if abs(likelihood["width"]) > 1:
+            found.append(f"The AIS bracket is {abs(likelihood['width']):.1f} nats wide: use more --ais-steps.")
         if least < 10:
             found.append(f"The log-weights of AIS have an effective sample size of {least:.0f}: its errors are too "
                          "small. Use more --ais-steps.")  # fmt: skip
@@ -207,6 +210,8 @@ def _caveats(record: dict[str, Any]) -> list[str]:
 
 
 def _past_record(run: Path) -> dict[str, Any]:
+    from discrete_ebm import run_config
+
     path = (run if run.is_dir() else run.parent) / "run.json"
     if not path.is_file():
         return {}
@@ -216,4 +221,8 @@ def _past_record(run: Path) -> dict[str, Any]:
         raise DataError(
             f"`{path}` must be JSON; got {cause}. Restore it, or point to the .safetensors file alone."
         ) from cause
-    return record if isinstance(record, dict) else {}
+    record = record if isinstance(record, dict) else {}
+    if record.get("kind") == "train" and "config" not in record and path.with_name("config.toml").is_file():
+        record["config"] = run_config.resolve(run_config.read(path.with_name("config.toml")))  # it ended too early
+        record["model"] = record["config"]["model"]["name"]
+    return record

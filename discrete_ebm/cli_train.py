@@ -86,9 +86,13 @@ def train(
     (with --iterations N: up to N).
     """
     from discrete_ebm import run_config
+    from discrete_ebm.errors import CheckpointError
 
     if resume is not None:
         again = cli_support.resumed_options(ctx, resume, "discrete-ebm train", ["iterations", "device"])
+        if "config" not in again:
+            raise CheckpointError(f"--resume must name a run that has a config; got {resume}, which an earlier version "
+                                  "began. Go on with that version, or begin anew from its data.")  # fmt: skip
         whole = again["config"]
         for name in ("iterations", "device"):
             whole["training"][name] = again.get(name, whole["training"][name])
@@ -157,9 +161,11 @@ def _train(ctx: click.Context, config: dict[str, dict[str, Any]], *, resume: boo
     if completed := models.needs_completion(name, model):
         x = de.draw_hidden(energy, x, generator=torch.Generator().manual_seed(training["seed"]), n_steps=5)
     objective = _objective(config, energy, completed)
+    text = run_config.dumps(config)
     watch = RunLog(output, log["every"] or max(1, training["iterations"] // _LINES), n_pictures=log["pictures"],
                    tensorboard=log["tensorboard"], train=None if completed else data.train,
-                   valid=None if completed else data.valid)  # fmt: skip
+                   valid=None if completed else data.valid,
+                   at_start=lambda: checkpoint.write_text(output / "config.toml", text))  # fmt: skip
     extra = {} if training["optimizer"] == "adam" else {"optimizer": training["optimizer"]}
     try:
         fitted = de.fit(
@@ -189,7 +195,6 @@ def _train(ctx: click.Context, config: dict[str, dict[str, Any]], *, resume: boo
         watch.close()
     if not is_first():  # what follows is told and written once
         ctx.exit(cli_support.EXIT_INTERRUPTED if fitted.interrupted else 0)
-    checkpoint.write_text(output / "config.toml", run_config.dumps(config))
     record = json.loads((output / "run.json").read_text(encoding="utf-8"))
     last = {column: values[-1] for column, values in fitted.history.items() if column != "iteration"}
     record |= {"model": name, "data": config["data"]["source"], "data_note": data.note, "parts": _parts(data),
@@ -219,7 +224,8 @@ def load_data(section: dict[str, Any], quiet: bool) -> Any:
 
     options = {key: value for key, value in section.items() if key not in ("source", "rows", "folder")}
     for name in ("source", "folder"):  # a run's config must find them again from anywhere
-        if section.get(name) is not None and Path(section[name]).exists():
+        known = name == "source" and section[name] in de.datasets.names()
+        if section.get(name) is not None and not known and Path(section[name]).exists():
             section[name] = str(Path(section[name]).resolve())
     data = de.datasets.get(section["source"], folder=section.get("folder"), **options).first(section.get("rows"))
     if data.rejected and not quiet:

@@ -91,7 +91,7 @@ def _headline(record: dict[str, Any], found: Any, draws: int) -> list[tuple[str,
         shown += [(f"{likelihood['nats']:.2f}", f"nats a row ({record['part']} rows, {likelihood['bound']})"),
                   (f"{likelihood['bits_per_dim']:.4f}", "bits per dimension")]  # fmt: skip
     if likelihood.get("method") == "ais":
-        shown.append((f"{likelihood['width']:.2f}", "nats between forward and reverse AIS"))
+        shown.append((f"{abs(likelihood['width']):.2f}", "nats between forward and reverse AIS"))
     if "accuracy" in figures.get("classifier", {}):
         shown.append((f"{100 * figures['classifier']['accuracy']:.0f} %", "of samples and rows told apart (50 = none)"))
     if "accuracy" in figures.get("imputation", {}):
@@ -112,7 +112,7 @@ def _summary(energy: Any, past: Mapping[str, Any], record: Mapping[str, Any]) ->
 
 
 def _settings(past: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for section, keys in past.get("config", {}).items():
         if section in ("model", "objective", "sampler", "training"):
             found |= {f"{section}.{key}": value for key, value in keys.items() if value is not None}

@@ -140,7 +140,8 @@ def _likelihood(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]  # fmt: skip
     if record["method"] == "ais":
         rows += [
-            ("AIS bracket", f"[{record['lower']:.3f}, {record['upper']:.3f}] nats", f"{record['width']:.3f} nats wide"),
+            ("AIS bracket", f"[{record['lower']:.3f}, {record['upper']:.3f}] nats",
+             f"{abs(record['width']):.3f} nats apart" + (", crossed by noise" if record["width"] < 0 else "")),
             ("ESS of the log-weights", f"{record['ess_forward']:.0f} and {record['ess_reverse']:.0f}",
              f"of {record['ais_chains']} chains, forward and reverse, {record['ais_steps']:,} steps"),
             ("reverse chains began at", str(record["starts"]), f"sampler {record['sampler']}"),

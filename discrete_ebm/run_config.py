@@ -101,7 +101,7 @@ def setting(text: str) -> tuple[str, str, Any]:
 def resolve(*layers: Mapping[str, Mapping[str, Any]], where: str = "the config") -> Config:
     """Defaults under the given layers, later over earlier, checked as a whole.
 
-    A layer that names another objective, sampler, model or data source drops what earlier ones set for theirs.
+    A layer that names another objective, sampler or model drops what earlier ones set for theirs.
     """
     config = defaults()
     for layer in layers:
@@ -110,8 +110,7 @@ def resolve(*layers: Mapping[str, Mapping[str, Any]], where: str = "the config")
                 near = difflib.get_close_matches(name, config, 1, 0.5)
                 hint = f" Did you mean [{near[0]}]?" if near else ""
                 raise SettingError(f"sections of {where} must be among {', '.join(config)}; got [{name}].{hint}")
-            named = "source" if name == "data" else "name"
-            if named in section and section[named] != config[name].get(named):
+            if "name" in section and section["name"] != config[name].get("name"):
                 config[name] = copy.deepcopy(DEFAULTS[name])
             config[name] |= copy.deepcopy(dict(section))
     for place, key in _MAY_BE_OFF:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,20 @@ class RunLog:
     Args:
         folder: of the run. every: updates between lines. train, valid: states, or None.
         n_pictures: updates between pictures; 0 = none. tensorboard: write TensorBoard's files too.
+        at_start: called once, before the first line: the folder is there then.
     Raises:
         CapabilityError: TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, every: int, *, train: Tensor | None = None, valid: Tensor | None = None,
-                 n_pictures: int = 0, tensorboard: bool = False) -> None:  # fmt: skip
+                 n_pictures: int = 0, tensorboard: bool = False,
+                 at_start: Callable[[], None] | None = None) -> None:  # fmt: skip
         self.folder, self.every, self.n_pictures = folder, every, n_pictures
         self.train, self.valid = (None if part is None else part[:_ROWS] for part in (train, valid))
         self.sums: dict[str, float] = {}
         self.count = 0
         self.columns: list[str] = []
+        self.at_start = at_start
         self.board = _writer(folder / "tensorboard") if tensorboard else None
 
     def __call__(self, trainer: Any, terms: dict[str, float]) -> None:
@@ -50,6 +54,9 @@ class RunLog:
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
+        if self.at_start is not None:
+            self.at_start()
+            self.at_start = None
         last = trainer.iteration >= trainer.n_iterations
         if trainer.iteration % self.every == 0 or last:
             self._write(trainer)

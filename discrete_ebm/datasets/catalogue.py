@@ -28,7 +28,7 @@ _OPTIONS = {  # what each kind understands
     "alignment": {"letters", "unknown", "max_gaps", "weights_at", "split", "seed"},
     "file": {"key", "label", "shape", "alphabet", "k", "threshold", "split", "seed"},
 }
-_ALIGNMENTS = (".fasta", ".fa", ".fas", ".afa", ".aln", ".a2m", ".a3m", ".faa")
+ALIGNMENTS = (".fasta", ".fa", ".fas", ".afa", ".aln", ".a2m", ".a3m", ".faa")
 
 
 def names() -> list[str]:
@@ -66,7 +66,7 @@ def get(source: str | Path = "digits", *, folder: str | Path | None = None, **op
         near = difflib.get_close_matches(text, names(), 1, 0.6)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise DataError(f"`data` must be {', '.join(names())} or a file; got {text!r}, which is not a file.{hint}")
-    if path.name.removesuffix(".gz").endswith(_ALIGNMENTS):
+    if path.name.removesuffix(".gz").endswith(ALIGNMENTS):
         given = _allowed("alignment", text, given)
         more = {name: given.pop(name) for name in ("weights_at", "split", "seed") if name in given}
         return read_alignment(path, **given).dataset(name=path.name, **more)
