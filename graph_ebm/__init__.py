@@ -26,7 +26,7 @@ _NAMES: dict[str, str] = {
     "optimize": "graph_ebm.optimize",
     "evaluate": "graph_ebm.metrics",
 }
-_MODULES = ("datasets", "energies", "moves", "networks", "properties")
+_MODULES = ("datasets", "energies", "moves", "networks", "properties", "scoring")
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
 

@@ -8,8 +8,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from rdkit.Chem import QED, Descriptors, rdMolDescriptors
 from discrete_ebm.errors import RegistryError, SettingError
 from graph_ebm.chem import isolate
 from graph_ebm.chem.reader import Refusal, screen
+from graph_ebm.scoring import Scoring, score
+from graph_ebm.scoring_worker import Outcome, find, outcome_of
 
 # Means and standard deviations of logP, -SA and -cycle penalty over ZINC250k, as every paper that reports
 # *normalised* penalised logP uses them (GCPN and its successors).
@@ -32,7 +33,8 @@ class PropertySpec:
     """A named property: ``function`` takes a sanitised RDKit molecule and returns a float.
 
     ``terms``, if any, are functions of the molecule whose values ``function`` takes *instead* of the molecule; a term
-    that several properties share is computed once.
+    that several properties share is computed once. ``path``, if any, is the ``module:function`` that it calls: such a
+    function of a user runs in processes of its own.
     """
 
     name: str
@@ -42,6 +44,7 @@ class PropertySpec:
     higher_is_better: bool = True
     source: str = ""
     terms: tuple[Callable[[Chem.Mol], float], ...] = ()
+    path: str = ""
 
 
 def qed(molecule: Chem.Mol) -> float:
@@ -133,11 +136,8 @@ def _known() -> str:
 
 
 def _from_path(path: str) -> PropertySpec:
-    module_name, _, function_name = path.partition(":")
     try:
-        function: Any = import_module(module_name)
-        for part in function_name.split("."):
-            function = getattr(function, part)
+        function = find(path)
     except Exception as error:  # a user's module may raise anything while it is imported
         raise SettingError(
             f"`{path}` must name an importable function as module:function; got {type(error).__name__}: {error}. "
@@ -145,12 +145,22 @@ def _from_path(path: str) -> PropertySpec:
         ) from error
     if not callable(function):
         raise SettingError(f"`{path}` must be callable; got {type(function).__name__}. Name a function of a SMILES.")
-    return from_callable(path, function)
+    return replace(from_callable(path, function), path=path)
 
 
 def from_callable(name: str, function: Callable[[str], float]) -> PropertySpec:
     """A PropertySpec (not registered) from a function of a canonical SMILES."""
     return PropertySpec(name, lambda molecule: function(Chem.MolToSmiles(molecule)), f"user function {name}")
+
+
+def of_smiles(item: PropertySpec) -> Callable[[str], float]:
+    """A property as a function of a SMILES that RDKit can read."""
+
+    def value(smiles: str) -> float:
+        molecule = Chem.MolFromSmiles(smiles)
+        return item.function(*(term(molecule) for term in item.terms)) if item.terms else item.function(molecule)
+
+    return value
 
 
 _PLOGP_TERMS = (logp, sa, cycle_penalty)
@@ -222,17 +232,20 @@ class Failures:
 
 
 def compute(
-    properties: str | Sequence[str | PropertySpec], molecules: Iterable[Any]
+    properties: str | Sequence[str | PropertySpec], molecules: Iterable[Any], scoring: Scoring | None = None
 ) -> tuple[dict[str, np.ndarray], Failures]:
     """Values of properties for molecules; what fails is NaN and on record.
 
     Args:
         properties: names, ``module:function`` paths or PropertySpecs (one string counts as one name).
         molecules: a MoleculeSet, SMILES strings, RDKit molecules, or None where there is no molecule.
+        scoring: how ``module:function`` properties are run; by default in worker processes under limits of time and
+            memory, see :class:`graph_ebm.scoring.Scoring`. All others are computed here.
     Returns:
         ({name: (n,) float64}, Failures). Reasons: ``no_molecule`` (None), ``parse_error`` and the other words of
-        :data:`graph_ebm.chem.reader.REASONS` (the SMILES cannot be read), ``raised``, ``nan`` (NaN or infinite),
-        ``not_a_number``.
+        :data:`graph_ebm.chem.reader.REASONS` (the SMILES cannot be read), and those of
+        :data:`graph_ebm.scoring.REASONS`: ``raised``, ``nan`` (NaN or infinite), ``not_a_number``, ``timeout``,
+        ``memory``, ``crash``.
     Raises:
         RegistryError, SettingError: a property cannot be found; before anything is computed.
     """
@@ -240,21 +253,36 @@ def compute(
     specs = [item if isinstance(item, PropertySpec) else spec(item) for item in wanted]
     entries = list(getattr(molecules, "smiles", molecules))
     values = {item.name: np.full(len(entries), np.nan) for item in specs}
-    failures = Failures()
+    failed: list[tuple[int, int, Failure]] = []  # by entry, then by property
+    elsewhere: dict[int, str] = {}  # canonical SMILES by entry, for functions that run in processes of their own
+
+    def keep(index: int, order: int, text: str, outcome: Outcome) -> None:
+        if outcome.reason:
+            failure = Failure(index, text, specs[order].name, outcome.reason, outcome.detail)
+            failed.append((index, order, failure))
+        else:
+            values[specs[order].name][index] = outcome.value
+
+    texts = []
+    apart = any(item.path for item in specs)
     for index, entry in enumerate(entries):
         with rdBase.BlockLogs():
             molecule, text, reason, detail = _molecule(entry)
+        texts.append(text)
         terms: dict[Any, float] = {}
-        for item in specs:
+        if molecule is not None and apart:
+            elsewhere[index] = Chem.MolToSmiles(molecule)
+        for order, item in enumerate(specs):
             if molecule is None:
-                failures.items.append(Failure(index, text, item.name, reason, detail))
-                continue
-            value, why, said = _value(item, molecule, terms)
-            if why:
-                failures.items.append(Failure(index, text, item.name, why, said))
-            else:
-                values[item.name][index] = value
-    return values, failures
+                keep(index, order, text, Outcome(math.nan, reason, detail))
+            elif not item.path:
+                keep(index, order, text, _value(item, molecule, terms))
+    for order, item in enumerate(specs):
+        if item.path and elsewhere:
+            outcomes = score(item.path, list(elsewhere.values()), scoring).outcomes
+            for index, outcome in zip(elsewhere, outcomes, strict=True):
+                keep(index, order, texts[index], outcome)
+    return values, Failures([failure for _, _, failure in sorted(failed, key=lambda found: found[:2])])
 
 
 def _molecule(entry: Any) -> tuple[Chem.Mol | None, str, str, str]:
@@ -278,19 +306,13 @@ def _molecule(entry: Any) -> tuple[Chem.Mol | None, str, str, str]:
     return molecule, text, "", ""
 
 
-def _value(item: PropertySpec, molecule: Chem.Mol, known: dict[Any, float]) -> tuple[float, str, str]:
-    """(value, reason of failure or "", detail); ``known`` holds what was computed for this molecule already."""
-    try:
+def _value(item: PropertySpec, molecule: Chem.Mol, known: dict[Any, float]) -> Outcome:
+    """Value or reason; ``known`` holds what was computed for this molecule already."""
+
+    def call() -> float:
         for term in item.terms or (item.function,):
             if term not in known:
                 known[term] = term(molecule)
-        value = item.function(*(known[term] for term in item.terms)) if item.terms else known[item.function]
-    except Exception as error:  # a user's function may raise anything; it is reported, never swallowed
-        return math.nan, "raised", f"{type(error).__name__}: {error}"
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        return math.nan, "not_a_number", f"returned {type(value).__name__}"
-    if not math.isfinite(value):
-        return math.nan, "nan", f"returned {value}"
-    return value, "", ""
+        return item.function(*(known[term] for term in item.terms)) if item.terms else known[item.function]
+
+    return outcome_of(call)

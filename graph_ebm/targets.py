@@ -12,6 +12,7 @@ import numpy as np
 from discrete_ebm.errors import DataError, SettingError
 from graph_ebm import properties
 from graph_ebm.graphs import MoleculeSet
+from graph_ebm.scoring import Scoring
 
 __all__ = ["Target", "best_part", "desirability", "lift_interval", "meets", "property_table"]
 
@@ -85,12 +86,12 @@ def _bound(text: str, whole: str) -> float | None:
 
 
 def property_table(
-    molecules: MoleculeSet, targets: Sequence[Target], *, required: bool = True
+    molecules: MoleculeSet, targets: Sequence[Target], *, required: bool = True, scoring: Scoring | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """({property: (B,) float64}, {failure reason: count}); what fails is NaN.
 
     Columns of the set are used where they hold the property itself (checked on a few molecules): a file's column of
-    that name may be something else, and samples are valued by the property.
+    that name may be something else, and samples are valued by the property. ``scoring``: of the user's functions.
 
     Raises:
         DataError: a property has no finite value on any molecule; not where ``required`` is False.
@@ -98,12 +99,12 @@ def property_table(
     values = {
         t.name: np.asarray(molecules.properties[t.name], dtype=np.float64)
         for t in targets
-        if t.name in molecules.properties and _holds(molecules, t.name)
+        if t.name in molecules.properties and _holds(molecules, t.name, scoring)
     }
     missing = [t.name for t in targets if t.name not in values]
     failures: dict[str, int] = {}
     if missing:
-        computed, failed = properties.compute(missing, molecules.smiles)
+        computed, failed = properties.compute(missing, molecules.smiles, scoring)
         values |= computed
         for (name, reason), count in failed.counts().items():
             failures[f"{name}: {reason}"] = failures.get(f"{name}: {reason}", 0) + count
@@ -117,13 +118,13 @@ def property_table(
     return values, failures
 
 
-def _holds(molecules: MoleculeSet, name: str, n: int = 16) -> bool:
+def _holds(molecules: MoleculeSet, name: str, scoring: Scoring | None, n: int = 16) -> bool:
     """Whether the column of that name is complete and agrees with the property on n molecules."""
     column = np.asarray(molecules.properties[name], dtype=np.float64)
     if not len(column) or not np.isfinite(column).all():
         return False
     rows = np.unique(np.linspace(0, len(column) - 1, n).astype(int))
-    computed, _ = properties.compute([name], molecules[rows].smiles)
+    computed, _ = properties.compute([name], molecules[rows].smiles, scoring)
     return bool(np.allclose(computed[name], column[rows], rtol=1e-2, atol=1e-2))
 
 

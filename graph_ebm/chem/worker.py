@@ -10,23 +10,13 @@ import sys
 from typing import Any
 
 from graph_ebm.chem.reader import Refusal, read_graph, read_mol_block
-
-
-def limit_memory(n_bytes: int) -> None:
-    """Cap the address space of this process where the system can; no core dumps from planned crashes."""
-    try:
-        import resource
-    except ImportError:  # not a POSIX system: the time limit still holds
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (n_bytes, n_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+from graph_ebm.processes import limit_memory, say_ready
 
 
 def main() -> None:
     """Serve until the input ends."""
     limit_memory(int(sys.argv[1]))
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    say_ready(sys.stdout)
     for line in sys.stdin:
         kind, text = json.loads(line)
         outcome = read_mol_block(text) if kind == "mol" else read_graph(text)

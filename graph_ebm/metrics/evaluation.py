@@ -24,6 +24,7 @@ from graph_ebm.metrics.validity import CheckedSamples, Sample, check_samples, mo
 
 if TYPE_CHECKING:
     from graph_ebm.fcd import Statistics
+    from graph_ebm.scoring import Scoring
 
 DEFAULT_PROPERTIES = ("qed", "logp", "sa", "tpsa", "mw", "rings")
 MAX_PROPERTIES = 5_000  # reference molecules whose properties are computed: about 3 ms each
@@ -136,6 +137,7 @@ def evaluate(
     max_compared: int = MAX_COMPARED,
     device: str = "cpu",
     progress: bool = False,
+    scoring: Scoring | None = None,
 ) -> Evaluation:
     """Measure samples: validity, uniqueness, novelty, diversity, scaffolds, neighbours, distributions, and the FCD.
 
@@ -147,6 +149,7 @@ def evaluate(
         fcd: True compares with ``reference``; or statistics (.npz path or ``Statistics``). Needs fcd_torch.
         max_compared: most molecules a side in comparisons of fingerprints and properties, evenly spaced.
         device: where ChemNet runs. progress: show bars on stderr.
+        scoring: how properties that are functions of yours (``module:function``) are run.
 
     Raises:
         CapabilityError: ``fcd`` was asked for and fcd_torch is missing.
@@ -171,7 +174,7 @@ def evaluate(
         figures += distances
         _next(bar, "properties")
         sides = _spread(valid, max_compared), _spread(compared.valid, min(max_compared, MAX_PROPERTIES))
-        comparisons = compare_properties(*sides, properties)
+        comparisons = compare_properties(*sides, properties, scoring)
         _next(bar, "done")
     if fcd is not False:
         figures.append(_fcd(checked, compared, fcd, device, progress, caveats))
@@ -245,7 +248,10 @@ def _histograms(a: list[str], b: list[str]) -> tuple[dict[str, dict[str, dict[st
 
 
 def compare_properties(
-    samples: Sequence[str], reference: Sequence[str], names: Sequence[str] = DEFAULT_PROPERTIES
+    samples: Sequence[str],
+    reference: Sequence[str],
+    names: Sequence[str] = DEFAULT_PROPERTIES,
+    scoring: Scoring | None = None,
 ) -> dict[str, PropertyComparison]:
     """Each property in two lists of checked SMILES, and the Wasserstein-1 distance of its values.
 
@@ -253,7 +259,7 @@ def compare_properties(
         RegistryError, SettingError: a property is unknown or cannot be imported.
     """
     sides = [list(molecules_of(side)) for side in (samples, reference)]
-    found, known = (properties_module.compute(list(names), side)[0] for side in sides)
+    found, known = (properties_module.compute(list(names), side, scoring)[0] for side in sides)
     out = {}
     for name, values in found.items():
         finite, other = values[np.isfinite(values)], known[name][np.isfinite(known[name])]

@@ -35,6 +35,27 @@ def test_hostile_corpus_is_survived_each_within_two_seconds_with_a_typed_reason(
     assert slowest < 3.0  # 2 s of parsing, and starting a new worker where one was killed
 
 
+@pytest.mark.parametrize(
+    ("kind", "belongs"),
+    [
+        ("deep nests", lambda s: s.count("C(") >= 30_000),
+        ("100 kB chains", lambda s: s == "C" * 100_000),
+        ("10 MB lines", lambda s: len(s) == 10_000_000),
+        ("ring storms", lambda s: s.count("%") >= 40),
+        ("NUL", lambda s: "\x00" in s),
+        ("zero-width characters", lambda s: "\u200b" in s or "\u200d" in s),
+        ("CXSMILES", lambda s: s.count("|") == 2),
+        ("known hangs", lambda s: s.startswith(MONSTER)),
+        ("half a surrogate pair", lambda s: "\ud800" in s),
+        ("no text at all", lambda s: not s.strip()),
+    ],
+)
+def test_the_corpus_has_every_kind(kind, belongs):
+    texts = [entry for entry in corpus() if isinstance(entry, str)]
+    assert any(map(belongs, texts)), kind
+    assert len(set(texts)) >= 200
+
+
 def test_every_hostile_entry_is_kept_or_rejected_and_no_graph_is_empty():
     entries = corpus()
     graphs, rejections = ge.from_smiles(entries)
@@ -113,7 +134,7 @@ def test_a_string_that_never_ends_is_killed_and_the_next_one_is_read():
     worker = isolate.Worker(time_limit=0.5)
     try:
         worker.read("C")
-        first = worker._process
+        first = worker._child._process
         assert first is not None
         os.kill(first.pid, 19)  # SIGSTOP: the worker hangs as it would on an endless string
         start = time.perf_counter()
@@ -131,10 +152,10 @@ def test_a_worker_that_dies_is_a_refusal_and_is_replaced():
     worker = isolate.Worker()
     try:
         worker.read("C")
-        os.kill(worker._process.pid, 19)
+        os.kill(worker._child._process.pid, 19)
         import threading
 
-        threading.Timer(0.3, lambda pid=worker._process.pid: os.kill(pid, 9)).start()
+        threading.Timer(0.3, lambda pid=worker._child._process.pid: os.kill(pid, 9)).start()
         assert worker.read("CC").reason == "crash"
         assert worker.read("CC").smiles == "CC"
     finally:
@@ -145,7 +166,7 @@ def test_the_worker_cannot_take_more_memory_than_its_limit():
     worker = isolate.Worker()
     try:
         worker.read("C")
-        with open(f"/proc/{worker._process.pid}/limits") as handle:
+        with open(f"/proc/{worker._child._process.pid}/limits") as handle:
             line = next(line for line in handle if line.startswith("Max address space"))
         assert str(isolate.MEMORY_LIMIT) in line
     finally:
