@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from discrete_ebm import plots
 from discrete_ebm.benchmark.sampling import rows_of, standing, wrong_laws
 
-__all__ = ["annealed", "bars", "distances", "save", "sweep"]
+__all__ = ["annealed", "bars", "distances", "overview", "save", "sweep"]
 
 GREY = "#b8bfcb"  # of what is not to be trusted
 
@@ -130,3 +132,61 @@ def annealed(record: dict[str, Any]) -> Any:
             axis.set_xlim(low - 0.5 * room, high + 0.25 * room)
         axis.set(xlabel="best value, mean over graphs (axis does not start at 0)", title=family)
     return figure
+
+
+def overview(records: Sequence[dict[str, Any]]) -> Any:
+    """All kernels against all cases of all records: effective draws relative to the best trustworthy kernel of a case.
+
+    Left per evaluation, right per processor second. Grey: another law. Pale, in brackets: the chains disagree.
+    """
+    columns = [(record, name) for record in records for name in _cases(record)]
+    untrusted = {label for record in records for label in wrong_laws([record])}
+    labels = list(dict.fromkeys(label for record, name in columns for label in rows_of(record, f"case/{name}")))
+    keys = ("ess_per_evaluation", "ess_per_second")
+    shares: dict[str, dict[str, list[tuple[float, str] | None]]] = {key: {one: [] for one in labels} for key in keys}
+    for key in keys:
+        for record, name in columns:
+            found = rows_of(record, f"case/{name}")
+            words = {label: "biased" if label in untrusted else standing(part) for label, part in found.items()}
+            top = max((found[label].get(key) or 0 for label in found if words[label] == "ok"), default=0) or max(
+                (found[label].get(key) or 0 for label in found if words[label] == "not mixed"), default=1)
+            for label in labels:
+                value = found.get(label, {}).get(key)
+                shares[key][label].append((value / top, words[label]) if value else None)
+
+    def worth(label: str) -> float:
+        trusted = [cell[0] for cell in shares["ess_per_second"][label] if cell is not None and cell[1] != "biased"]
+        return sum(math.log10(max(share, 1e-5)) for share in trusted) / len(trusted) if trusted else -9.0
+
+    order = sorted((label for label in labels if any(shares[keys[1]][label])), key=worth)
+    figure, axes = _axes(2, 1.9 + 0.27 * len(order))
+    figure.set_figwidth(2 * (2.6 + 0.5 * len(columns)))
+    for axis, key, what in zip(axes, keys, ("evaluation", "processor second"), strict=True):
+        for row, label in enumerate(order):
+            for column, cell in enumerate(shares[key][label]):
+                if cell is not None:
+                    _tile(axis, column, row, *cell)
+        axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(order) - 0.5),
+                 title=f"draws per {what}")
+        axis.set_xticks(range(len(columns)), [f"{record['suite']}: {name}" for record, name in columns], rotation=60,
+                        ha="right", fontsize=7)
+        axis.set_yticks(range(len(order)), order, fontsize=7)
+        axis.tick_params(length=0)
+        axis.spines[["left", "bottom"]].set_visible(False)
+    figure.supxlabel("effective draws as a share of the best kernel's; grey: another law; pale, in brackets: chains "
+                     "disagree; empty: not run within the limit", fontsize=8)
+    return figure
+
+
+def _tile(axis: Any, column: int, row: int, share: float, word: str) -> None:
+    """One field: the darker, the nearer to the best; five powers of ten in all."""
+    from matplotlib.colors import to_rgb
+
+    depth = min(1.0, max(0.0, 1 + math.log10(max(share, 1e-5)) / 5))
+    base = to_rgb(GREY if word == "biased" else plots.PALETTE[0])
+    strength = 0.12 + 0.88 * depth if word in ("ok", "biased") else 0.05 + 0.2 * depth
+    axis.fill_between([column - 0.47, column + 0.47], row - 0.45, row + 0.45, linewidth=0,
+                      facecolor=tuple(1 - (1 - part) * strength for part in base))
+    text = f"{share:.2g}" if share >= 0.01 else f"1e{math.log10(share):.0f}"
+    axis.text(column, row, text if word in ("ok", "biased") else f"({text})", ha="center", va="center", fontsize=6,
+              color="white" if strength > 0.6 and word == "ok" else "black")
