@@ -24,6 +24,7 @@ SUITES = {
     "speed-gwg": "speed_gwg",
     "speed-rbm": "speed_rbm",
     "speed-sparse": "speed_sparse",
+    "anneal-peers": "anneal_peers",
 }
 
 
