@@ -116,6 +116,28 @@ def _build_network(config: Config, tensors: Tensors) -> nn.Module:
     return made.to(tensors["head.weight"].dtype)
 
 
+def _describe_classifier(energy: Any) -> Config:
+    network = energy.network
+    if type(network) is not energies.ImageClassifier:
+        return {"type": checkpoint._CUSTOM, "class": type(energy).__name__}
+    return {**_space(energy), "n_classes": energy.n_classes, "settings": network.settings,
+            "in_training": energy.in_training}
+
+
+def _build_classifier(config: Config, tensors: Tensors) -> nn.Module:
+    space = checkpoint.build_space(config["space"])
+    network = energies.ImageClassifier(space, config["n_classes"], **config["settings"])
+    network.to(next(iter(tensors.values())).dtype)
+    return energies.ClassifierEnergy(network, space, config["n_classes"], in_training=config["in_training"])
+
+
+def _build_gaussians(config: Config, tensors: Tensors) -> nn.Module:
+    return energies.ClassGaussians(checkpoint.build_space(config["space"]), *(
+        tensors[name] for name in ("weights", "mean", "factor")))
+
+
+checkpoint.register_energy(energies.ClassifierEnergy, _describe_classifier, _build_classifier)
+checkpoint.register_energy(energies.ClassGaussians, _space, _build_gaussians)
 checkpoint.register_energy(energies.BoltzmannMachine, _describe_boltzmann, _build_boltzmann)
 checkpoint.register_energy(energies.DeepBoltzmannMachine, _describe_deep, _build_deep)
 checkpoint.register_energy(energies.VisibleMarginal, _describe_marginal, _build_marginal)

@@ -16,7 +16,9 @@ from discrete_ebm.energies.base import (
 )
 from discrete_ebm.energies.boltzmann import BoltzmannMachine
 from discrete_ebm.energies.categorical_rbm import CategoricalRBM
-from discrete_ebm.energies.compose import Mixture, SumEnergy, Tilted
+from discrete_ebm.energies.class_gaussians import ClassGaussians
+from discrete_ebm.energies.classifier import ClassEnergy, ClassifierEnergy, JointEnergy, UncertaintyEnergy
+from discrete_ebm.energies.compose import Exclusion, Mixture, SumEnergy, Tilted, conjunction, disjunction, negation
 from discrete_ebm.energies.conditional import ConditionalEnergy, Given
 from discrete_ebm.energies.deep_boltzmann import DeepBoltzmannMachine
 from discrete_ebm.energies.factor_graph import FactorGraph
@@ -25,6 +27,7 @@ from discrete_ebm.energies.gaussian_rbm import GaussianBernoulliRBM
 from discrete_ebm.energies.general_potts import GeneralPotts
 from discrete_ebm.energies.graph_problems import IndependentSet, MaxCut
 from discrete_ebm.energies.hidden import HiddenUnits, VisibleMarginal
+from discrete_ebm.energies.image_classifier import ImageClassifier
 from discrete_ebm.energies.ising import Ising
 from discrete_ebm.energies.labelled_rbm import LabelledRBM
 from discrete_ebm.energies.mean_field import MeanField
@@ -40,9 +43,13 @@ __all__ = [
     "BernoulliRBM",
     "BoltzmannMachine",
     "CategoricalRBM",
+    "ClassEnergy",
+    "ClassGaussians",
+    "ClassifierEnergy",
     "ConditionalEnergy",
     "DeepBoltzmannMachine",
     "Energy",
+    "Exclusion",
     "FactorGraph",
     "FactorialHMM",
     "GaussianBernoulliRBM",
@@ -55,8 +62,10 @@ __all__ = [
     "HasStateEnergy",
     "HasSurrogate",
     "HiddenUnits",
+    "ImageClassifier",
     "IndependentSet",
     "Ising",
+    "JointEnergy",
     "LabelledRBM",
     "MLPEnergy",
     "MaxCut",
@@ -70,12 +79,16 @@ __all__ = [
     "SumEnergy",
     "Tilted",
     "TransformerEnergy",
+    "UncertaintyEnergy",
     "VisibleMarginal",
     "as_energy",
+    "conjunction",
+    "disjunction",
     "energy_and_gradient",
     "evaluate_energy",
     "from_callable",
     "from_log_prob",
+    "negation",
     "noise_conditional_mlp",
     "noise_levels",
 ]

@@ -22,6 +22,7 @@ from discrete_ebm.errors import NonFiniteEnergyError, SettingError, ShapeError
 from discrete_ebm.evaluate.exact import exact
 from discrete_ebm.evaluate.likelihood import LogLikelihood, likelihood
 from discrete_ebm.evaluate.paths import Marker, Path, make_path
+from discrete_ebm.evaluate.temperature import need_unit_temperature
 from discrete_ebm.samplers.base import Kernel
 
 __all__ = ["AISResult", "Bracket", "ais", "bracket", "raise_log_likelihood"]
@@ -154,7 +155,8 @@ def ais(
             result's ``starts`` says which, and only draws of the model give a bound.
         device: None = where the energy's parameters are.
     Raises:
-        CapabilityError: no base for this space. SettingError, ShapeError: a wrong argument, before any step.
+        CapabilityError: no base for this space, or the model was trained at another temperature than 1.
+        SettingError, ShapeError: a wrong argument, before any step.
         NonFiniteEnergyError: an energy along the path is NaN or infinite.
     Source: Neal 2001, "Annealed importance sampling", eqs. 3–12; reverse: Grosse, Ghahramani & Adams 2015, "Sandwiching
         the marginal likelihood", section 4; RBMs: Salakhutdinov & Murray 2008; adaptive: Zhou, Johansen & Aston 2016,
@@ -162,6 +164,7 @@ def ais(
     """
     began = time.perf_counter()
     energy = as_one_law(energy)
+    need_unit_temperature(energy)
     whole("n_chains", n_chains, 2)
     whole("n_steps", n_steps, 1)
     whole("start_steps", start_steps, 1)
@@ -251,6 +254,7 @@ def raise_log_likelihood(
         annealing", algorithm 2 and eq. 13.
     """
     energy = as_one_law(energy)
+    need_unit_temperature(energy)
     whole("n_chains", n_chains, 1)
     whole("n_steps", n_steps, 1)
     whole("chunk_size", chunk_size, 1)

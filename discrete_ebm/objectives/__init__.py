@@ -5,6 +5,8 @@ from discrete_ebm.objectives.base import Objective, ObjectiveOutput, ObjectiveSt
 from discrete_ebm.objectives.contrastive import CD, PCD, BankState, ShortRun, contrast, draw_negatives
 from discrete_ebm.objectives.hidden import Completed
 from discrete_ebm.objectives.improved_contrast import ImprovedCD
+from discrete_ebm.objectives.jem import JEM, jem_loss
+from discrete_ebm.objectives.labelled import LabelledStates, as_reals
 from discrete_ebm.objectives.nce import NCE, GaussianNoise, NoiseLaw, UniformNoise
 from discrete_ebm.objectives.noise_contrast import ConditionalNCE, EnergyDiscrepancy
 from discrete_ebm.objectives.pseudo_likelihood import PseudoLikelihood
@@ -24,6 +26,7 @@ from discrete_ebm.objectives.tempered import TemperedPCD
 
 __all__ = [
     "CD",
+    "JEM",
     "NCE",
     "PCD",
     "Answers",
@@ -38,6 +41,7 @@ __all__ = [
     "GuidedRatioMatching",
     "ImplicitScoreMatching",
     "ImprovedCD",
+    "LabelledStates",
     "MultiScaleScoreMatching",
     "NoiseLaw",
     "Objective",
@@ -55,11 +59,13 @@ __all__ = [
     "TemperedPCD",
     "UniformNoise",
     "annealed_langevin",
+    "as_reals",
     "best_of_chain",
     "chain_answers",
     "contrast",
     "create",
     "draw_negatives",
+    "jem_loss",
     "losses",
     "model_score",
     "names",
