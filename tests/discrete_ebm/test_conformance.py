@@ -24,9 +24,9 @@ REFUSED |= {name: OTHERS - {"Spin Ising", "Categorical Potts"} for name in ("swe
 
 # Several seconds each, on every space: in the slow tier. Their own files keep them on one space in every run, beside
 # their rows: test_combine.py, test_dhams.py, test_path_auxiliary.py, test_dlmc.py, test_cyclical.py, test_any_scale.py,
-# test_discrete_langevin.py, test_locally_balanced.py, test_enumerated.py.
+# test_discrete_langevin.py, test_locally_balanced.py, test_enumerated.py, test_annealing.py, test_reals.py.
 LONG = ("repeat", "mixture", "sweep", "dhams", "pas", "dlmc", "acs", "any-scale", "dmala", "locally-balanced",
-        "hamming-ball", "enumerated-gibbs")
+        "hamming-ball", "enumerated-gibbs", "chromatic", "simulated-annealing", "hmc")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name
