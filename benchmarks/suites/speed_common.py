@@ -33,11 +33,15 @@ def own(energy: Any, name: str, *, chains: int, seed: int, beta: float, steps: i
 
 
 def with_ratios(parts: dict[str, Any], peer: str) -> dict[str, float]:
-    """How many times as fast as the part ``peer`` each other part is, by wall clock."""
-    base = parts.get(peer, {}).get("per_ns")
+    """How many times as fast as the part ``peer`` each other part is, by processor time.
+
+    On one thread that is what a quiet machine's clock would say; a busy one's says nothing.
+    """
+    base = parts.get(peer, {}).get("per_cpu_ns")
     if not base:
         return {}
-    return {name: part["per_ns"] / base for name, part in parts.items() if part.get("per_ns") and name != peer}
+    return {name: part["per_cpu_ns"] / base for name, part in parts.items()
+            if part.get("per_cpu_ns") and name != peer}
 
 
 def tables_of(records: list[dict[str, Any]], title: str, text: str) -> str:

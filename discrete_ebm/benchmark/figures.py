@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,12 +126,14 @@ def annealed(record: dict[str, Any]) -> Any:
                 values.setdefault(name.rpartition("/")[2], []).append(part["best"])
         means = {label: sum(found) / len(found) for label, found in values.items()}
         order = sorted(means, key=lambda label: means[label])
-        axis.barh(order, [means[label] for label in order], color=plots.PALETTE[0])
-        if means:
-            low, high = min(means.values()), max(means.values())
-            room = max(high - low, 0.01 * abs(high), 1e-9)
-            axis.set_xlim(low - 0.5 * room, high + 0.25 * room)
-        axis.set(xlabel="best value, mean over graphs (axis does not start at 0)", title=family)
+        errors = [statistics.stdev(values[label]) / len(values[label]) ** 0.5 if len(values[label]) > 1 else 0.0
+                  for label in order]
+        axis.errorbar([means[label] for label in order], order, xerr=errors, fmt="o", markersize=5, capsize=3,
+                      color=plots.PALETTE[0])
+        axis.grid(axis="x", color="#e8ebf0")
+        axis.set_axisbelow(True)
+        axis.margins(x=0.1, y=0.15 if len(order) < 4 else 0.05)
+        axis.set(xlabel="best value, mean over graphs ± standard error", title=family)
     return figure
 
 
