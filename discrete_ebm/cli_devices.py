@@ -39,7 +39,8 @@ def devices_option(module: str) -> Callable[[Callable[..., Any]], Callable[..., 
             devices = ctx.meta.get(_DEVICES)
             if devices is None and resume is not None and distributed.n_processes() == 1:
                 devices = _processes_of(resume)
-            if launch.must_launch(devices, options.get("device") or "cpu") and not options.get("print_config"):
+            starts = launch.must_launch(devices, options.get("device") or "cpu")
+            if devices is not None and starts and not options.get("print_config"):
                 arguments = list((ctx.find_object(dict) or {}).get("argv", ()))
                 if output is None and resume is None:
                     arguments += ["--output", str(_dated())]

@@ -21,7 +21,7 @@ LAYERS = [
     {"diagnostics", "chain_inputs", "chains", "chain_bank", "annealing", "hidden_units"},
     {"objectives"},
     {"guards", "checkpoint", "checkpoint_models", "packing", "step_folders", "training_state", "trainer", "fitting",
-     "distributed", "launch",
+     "distributed", "launch", "batches",
      "datasets", "schedules"},
     {"evaluate", "plot_figures", "plots", "adapters"},
     {"testing", "testing_checks", "testing_real", "testing_real_checks", "testing_statistics", "testing_targets",
@@ -29,7 +29,8 @@ LAYERS = [
      "report", "report_charts", "report_page", "measures", "filters", "evaluation_page",
      "provenance"},
     {"benchmark"},
-    {"cli", "cli_devices", "cli_evaluate", "cli_jem", "cli_models", "cli_results", "cli_sample", "cli_samplers", "cli_train", "__main__"},
+    {"cli", "cli_devices", "cli_evaluate", "cli_jem", "cli_models", "cli_results", "cli_sample", "cli_samplers",
+     "cli_train", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
