@@ -163,7 +163,7 @@ def _train(ctx: click.Context, config: dict[str, dict[str, Any]], *, resume: boo
     objective = _objective(config, energy, completed)
     text = run_config.dumps(config)
     watch = RunLog(output, log["every"] or max(1, training["iterations"] // _LINES), n_pictures=log["pictures"],
-                   tensorboard=log["tensorboard"], train=None if completed else data.train,
+                   tensorboard=log["tensorboard"] and is_first(), train=None if completed else data.train,
                    valid=None if completed else data.valid,
                    at_start=lambda: checkpoint.write_text(output / "config.toml", text))  # fmt: skip
     extra = {} if training["optimizer"] == "adam" else {"optimizer": training["optimizer"]}
