@@ -161,6 +161,7 @@ def _train(ctx: click.Context, config: dict[str, dict[str, Any]], *, resume: boo
     if completed := models.needs_completion(name, model):
         x = de.draw_hidden(energy, x, generator=torch.Generator().manual_seed(training["seed"]), n_steps=5)
     objective = _objective(config, energy, completed)
+    judge.check_method(energy, config["validation"]["method"], data.train)
     text = run_config.dumps(config)
     watch = RunLog(output, log["every"] or max(1, training["iterations"] // _LINES), n_pictures=log["pictures"],
                    tensorboard=log["tensorboard"] and is_first(), train=None if completed else data.train,

@@ -88,7 +88,7 @@ def _headline(record: dict[str, Any], found: Any, draws: int) -> list[tuple[str,
     likelihood, figures = record.get("likelihood", {}), {} if found is None else found.record
     shown = []
     if "nats" in likelihood:
-        shown += [(f"{likelihood['nats']:.2f}", f"nats a row ({record['part']} rows, {likelihood['bound']})"),
+        shown += [(f"{likelihood['nats']:.2f}", f"nats a row ({record['part']}, {likelihood['bound']})"),
                   (f"{likelihood['bits_per_dim']:.4f}", "bits per dimension")]  # fmt: skip
     if likelihood.get("method") == "ais":
         shown.append((f"{abs(likelihood['width']):.2f}", "nats between forward and reverse AIS"))

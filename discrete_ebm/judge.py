@@ -15,7 +15,7 @@ from discrete_ebm.evaluate.ais import ais, bracket
 from discrete_ebm.evaluate.exact import exact
 from discrete_ebm.evaluate.likelihood import likelihood
 
-__all__ = ["METHODS", "judge_likelihood"]
+__all__ = ["METHODS", "check_method", "judge_likelihood", "sentence"]
 
 METHODS = ("auto", "exact", "ais", "none")
 _FEWEST, _MOST = 20, 2000  # steps of annealing
@@ -72,6 +72,19 @@ def judge_likelihood(
             raise
         return {"method": "none", "how": " ".join([*reasons, f"No annealed estimate: {cause}"])}
     return found if isinstance(found, dict) else {"method": "none", "how": " ".join([*reasons, found])}
+
+
+def check_method(energy: Any, method: str, train: Tensor | None = None) -> None:
+    """Refuse a method that does not fit the model, before a training that would end with it.
+
+    Raises:
+        EBMError: "exact" or "ais" was asked for and cannot be had.
+    """
+    if method == "exact":
+        exact(energy)
+    elif method == "ais":
+        base = train is not None and train.shape[1:] == energy.space.shape
+        ais(energy, 2, 1, data=train[:100] if train is not None and base else None)
 
 
 def _annealed(energy: Any, x: Tensor, train: Tensor | None, n_chains: int, n_steps: int | None, seed: int,

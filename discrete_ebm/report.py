@@ -34,6 +34,9 @@ _CURVES = {  # columns of the log -> title, what to look for
 }
 
 
+_NAMES = {"valid": "validation", "train": "training"}
+
+
 @dataclass(frozen=True)
 class Report:
     """What the page shows; parts that are empty are left out.
@@ -80,6 +83,7 @@ def render(report: Report) -> str:
     return page.render(
         report=report,
         created=(report.created or datetime.now()).strftime("%d %B %Y, %H:%M"),
+        part=_NAMES.get(report.part, report.part),
         likelihood=_likelihood(report.likelihood),
         table=_table(report.measured.record) if report.measured is not None else [],
         beside=_beside(report),
@@ -111,7 +115,7 @@ def _beside(report: Report) -> list[dict[str, Any]]:
     if report.rows is None or report.samples is None:
         return []
     n = min(_SHOWN, len(report.rows), len(report.samples))
-    return [_grid(report, report.rows[:n], f"{n} {report.part} rows"),
+    return [_grid(report, report.rows[:n], f"{n} rows of the data ({_NAMES.get(report.part, report.part)})"),
             _grid(report, report.samples[:n], f"{n} samples, one of each chain, not chosen")]  # fmt: skip
 
 
@@ -144,7 +148,7 @@ def _likelihood(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
              f"{abs(record['width']):.3f} nats apart" + (", crossed by noise" if record["width"] < 0 else "")),
             ("ESS of the log-weights", f"{record['ess_forward']:.0f} and {record['ess_reverse']:.0f}",
              f"of {record['ais_chains']} chains, forward and reverse, {record['ais_steps']:,} steps"),
-            ("reverse chains began at", str(record["starts"]), f"sampler {record['sampler']}"),
+            ("annealed by", str(record["sampler"]), f"reverse from {record['starts']}"),
         ]  # fmt: skip
     return rows
 

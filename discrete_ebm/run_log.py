@@ -92,7 +92,8 @@ class RunLog:
                 old = list(csv.reader(stream))
             if old and old[0][:1] == ["iteration"]:
                 columns = old[0] + [name for name in columns if name not in old[0]]
-                kept = [line for line in old[1:] if line and line[0].isdigit() and int(line[0]) < iteration]
+                known = [line for line in old[1:] if line and line[0].isdigit() and int(line[0]) < iteration]
+                kept = [line + ["nan"] * (len(columns) - len(line)) for line in known]
         self.columns = columns
         checkpoint.make_folder(self.folder)
         with checkpoint.atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
