@@ -163,6 +163,10 @@ def test_evaluate_sums_out_few_hidden_units_and_says_when_it_cannot(capsys, tmp_
         (["train", "resnet", "--objective", "ratio-matching", "--sampler", "gwg"], "which draws no chains"),
         (["train", "rbm", "--decay", "cosin"], "`decay` must be one of"),
         (["train", "rbm", "--validation", "best"], "`method` must be one of"),
+        (["train", "mlp", "--data", "reals.npy", "--set", "data.alphabet=real", "--validation", "ais"], "`base` must"),
+        (["train", "mlp", "--data", "reals.npy"], "Binarise with threshold="),
+        (["train", "rbm", "--data", "nan.npy"], "NaN or infinity in 1 of 4 rows"),
+        (["train", "labelled-rbm", "--data", "bars.npz"], "must have labels"),
         (["train", "rbm", "--data", "grey.npy"], "0 and 1"),
         (["train", "rbm", "--data", "bars.npz", "--objective", "pdc"], "pcd"),
         (["train", "rbm", "--data", "bars.npz", "--output", "torn.npz"], "`output` must be a folder"),
@@ -174,6 +178,8 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(capsys, tmp_path, bars,
     (tmp_path / "torn.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
     (tmp_path / "torn.npz").write_bytes((tmp_path / "bars.npz").read_bytes()[:100])
     np.save(tmp_path / "grey.npy", np.full((4, 9), 7))
+    np.save(tmp_path / "reals.npy", np.linspace(0, 1, 36).reshape(4, 9))
+    np.save(tmp_path / "nan.npy", np.where(np.eye(4, 9) * [[1], [0], [0], [0]], np.nan, 1.0))
     code, out, err = run(capsys, *command, *(["--quiet"] if command[0] != "sampel" else []))
     assert code == 2
     assert out == ""

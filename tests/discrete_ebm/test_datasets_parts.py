@@ -2,6 +2,8 @@
 
 import gzip
 import struct
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +163,62 @@ def test_files_that_are_no_data_are_refused_with_a_sentence(tmp_path):
         de.datasets.get("static-mnist", folder=tmp_path)
     with pytest.raises(DataError, match="torchvision"):
         de.datasets.get("torchvision:NoSuchSet", folder=tmp_path)
+
+
+def test_torchvision_is_used_where_it_is_and_never_needed(tmp_path, monkeypatch):
+    rng = np.random.default_rng(4)
+    images = {True: rng.integers(0, 256, (12, 4, 4), dtype=np.uint8), False: rng.integers(0, 256, (3, 4, 4), np.uint8)}
+
+    class FashionMNIST:
+        def __init__(self, root, train, download):
+            assert not download
+            if root != str(tmp_path):
+                raise RuntimeError("Dataset not found.")
+            self.rows = [(image, i % 3) for i, image in enumerate(images[train])]
+
+        def __iter__(self):
+            return iter(self.rows)
+
+    sets = types.ModuleType("torchvision.datasets")
+    sets.FashionMNIST = FashionMNIST
+    package = types.ModuleType("torchvision")
+    package.datasets = sets
+    monkeypatch.setitem(sys.modules, "torchvision", package)
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", sets)
+    data = de.datasets.get("torchvision:FashionMNIST", folder=tmp_path)
+    assert (len(data.train), len(data.valid), len(data.test)) == (10, 2, 3)
+    assert data.test.numpy().tolist() == (images[False] >= 128).astype(int).tolist()
+    assert data.labels["test"].tolist() == [0, 1, 2]
+    wrong = (("FashionMNIST", tmp_path / "no", "not found"), ("Nothing", tmp_path, "must name a class"))
+    for name, folder, words in wrong:
+        with pytest.raises(DataError, match=words):
+            de.datasets.get(f"torchvision:{name}", folder=folder)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "torchvision.datasets")
+    with pytest.raises(DataError, match="needs a working torchvision"):
+        de.datasets.get("torchvision:FashionMNIST", folder=tmp_path)
+
+
+def test_other_common_files_of_images_are_read(tmp_path):
+    scipy_io = pytest.importorskip("scipy.io")
+    rng = np.random.default_rng(5)
+    x, y = rng.integers(0, 256, (12, 28, 28), dtype=np.uint8), np.arange(12) % 4
+    np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x[:3], y_test=y[:3])  # as Keras has it
+    keras = de.datasets.get("mnist", folder=tmp_path)
+    assert (len(keras.train), len(keras.valid), len(keras.test)) == (10, 2, 3)
+    assert torch.equal(keras.test, torch.from_numpy((x[:3] >= 128).astype(np.int8)))
+    flat = x.reshape(12, -1).T / 255
+    scipy_io.savemat(tmp_path / "chardata.mat", {"data": flat, "testdata": flat[:, :2]})
+    burda = de.datasets.get("omniglot", folder=tmp_path)
+    assert torch.equal(burda.test, keras.test[:2])
+    with pytest.raises(DataError, match="must hold x"):
+        de.datasets.omniglot(tmp_path / "mnist.npz")
+
+
+def test_weights_of_rows_become_numbers_of_rows():
+    x = torch.arange(4, dtype=torch.int8)[:, None] % 2
+    weights = torch.tensor([0.25, 1.0, 0.75, 2.0], dtype=torch.float64)
+    data = de.datasets.Dataset("t", de.Binary(1), x, x[:0], x[:0], weights=weights)
+    rows = torch.arange(4).repeat_interleave(torch.tensor([5, 20, 15, 40]))
+    assert torch.equal(data.weighted_train(20), x[rows])
+    assert torch.equal(data.first(2).weights, torch.tensor([0.4, 1.6], dtype=torch.float64))
