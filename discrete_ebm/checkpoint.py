@@ -439,6 +439,10 @@ def _describe_members(energy: Any) -> dict[str, Any]:
     members = [_describe(member) for member in energy.members]
     if any(member["type"] == _CUSTOM for member in members):
         return {"type": _CUSTOM, "class": type(energy).__name__}
+    if isinstance(energy, energies.Exclusion):
+        return {"members": members, "strength": energy.strength, "level": energy.level}
+    if isinstance(energy, energies.Mixture):
+        return {"members": members, "log_weights": list(energy.log_weights), "temperatures": list(energy.temperatures)}
     return {"members": members, "weights": list(energy.weights)}
 
 
@@ -448,6 +452,10 @@ def _build_members(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Mod
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
     members = [_build(member, part(i)) for i, member in enumerate(config["members"])]
+    if config["type"] == "Exclusion":
+        return energies.Exclusion(*members, config["strength"], config["level"])
+    if "log_weights" in config:
+        return energies.Mixture(members, temperatures=config["temperatures"], log_weights=config["log_weights"])
     kind: Any = energies.SumEnergy if config["type"] == "SumEnergy" else energies.Mixture
     return kind(members, config["weights"])
 
@@ -458,6 +466,7 @@ register_energy(energies.BernoulliRBM, lambda energy: {"n_visible": list(energy.
 register_energy(energies.MLPEnergy, _describe_mlp, _build_mlp)
 register_energy(energies.SumEnergy, _describe_members, _build_members)
 register_energy(energies.Mixture, _describe_members, _build_members)
+register_energy(energies.Exclusion, _describe_members, _build_members)
 
 # Imported last, because it registers with the functions above.
 from discrete_ebm import checkpoint_models  # noqa: E402, F401

@@ -21,7 +21,8 @@ SPACES = {"Spin": de.Spin((2, 2)), "Binary": de.Binary(4), "Categorical": de.Cat
           "Product": de.Product({"a": de.Binary(2), "b": de.Categorical(1, 3)}), "Real": de.Real(3)}  # fmt: skip
 CHAINS = ("cd", "pcd")
 SETTINGS: dict[str, dict[str, Any]] = {"pcd": {"bank_size": 12}, "structured": {"answer": (4, 5)},
-                                       "improved-cd": {"bank_size": 12}, "explicit-score-matching": {"score": torch.neg}}  # fmt: skip
+                                       "improved-cd": {"bank_size": 12},
+                                       "explicit-score-matching": {"score": torch.neg}}  # fmt: skip
 
 
 def cases(every: bool) -> list[str]:

@@ -19,6 +19,7 @@ SUITES = {
     "graph-energy": "graph_energy_suite",
     "ais": "ais",
     "networks": "networks",
+    "densities": "densities",
     "speed-ising": "speed_ising",
     "speed-langevin": "speed_langevin",
     "speed-gwg": "speed_gwg",

@@ -1,4 +1,4 @@
-"""Energies made of energies: sums (AND), scaling and negation (NOT, tempering), mixtures (OR), property tilts."""
+"""Energies made of energies: sums (AND), mixtures (OR), negation (NOT), weights and temperatures, property tilts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from discrete_ebm.energies.pairwise import colour_classes
 from discrete_ebm.errors import SettingError, SpaceError
 from discrete_ebm.spaces import Encoding, Space, map_encoding
 
-__all__ = ["Mixture", "SumEnergy", "Tilted"]
+__all__ = ["Exclusion", "Mixture", "SumEnergy", "Tilted", "conjunction", "disjunction", "expert_factors", "negation"]
 
 
 class SumEnergy(Energy):
@@ -103,29 +103,49 @@ class SumEnergy(Energy):
 
 
 class Mixture(Energy):
-    """p(x) ∝ Σ_m w_m exp(−E_m(x)): likely where any member finds it likely (OR).
+    """p(x) ∝ Σ_m w_m exp(−E_m(x)/T_m): likely where any member finds it likely (OR).
 
-    Members' normalising constants count: give ``weights`` ∝ π_m / Z_m for mixture proportions π_m.
+    Members' normalising constants count: give ``weights`` ∝ π_m / Z_m for mixture proportions π_m, or let
+    :func:`disjunction` do so.
 
     Args:
         energies: members on equal spaces.
         weights: positive, one each, default 1.
+        temperatures: T_m above 0, one each, default 1.
+        log_weights: the same as logs, where exp would overflow; in place of ``weights``.
     """
 
-    def __init__(self, energies: Sequence[Any], weights: Sequence[float] | None = None) -> None:
-        weights = _weights(energies, weights)
-        if min(weights) <= 0:
-            raise SettingError(f"`weights` must be positive in a mixture; got {weights}. Drop the members with 0.")
+    def __init__(self, energies: Sequence[Any], weights: Sequence[float] | None = None,
+                 temperatures: Sequence[float] | None = None, *, log_weights: Sequence[float] | None = None) -> None:
+        if log_weights is None:
+            weights = _weights(energies, weights)
+            if min(weights) <= 0:
+                raise SettingError(f"`weights` must be positive in a mixture; got {weights}. Drop the members with 0.")
+            log_weights = [math.log(weight) for weight in weights]
+        elif weights is not None:
+            raise SettingError("`weights` must be None where `log_weights` is given; got both. Give one of them.")
         super().__init__(_common_space(energies))
         self.members = nn.ModuleList([_module(energy) for energy in energies])
-        self.weights = tuple(weights)
+        self.log_weights = tuple(_weights(energies, log_weights, "log_weights"))
+        self.temperatures = tuple(_temperatures(energies, temperatures))
         if all(isinstance(member, HasFlipDeltas) for member in self.members):
             self.flip_deltas = self._flip_deltas
 
     def _mix(self, energies: Tensor) -> Tensor:
-        """−log Σ_m w_m exp(−E_m) over the last dimension."""
-        log_weights = energies.new_tensor([math.log(weight) for weight in self.weights])
-        return -(log_weights - energies).logsumexp(-1)
+        """−log Σ_m w_m exp(−E_m/T_m) over the last dimension."""
+        return -self._scores(energies).logsumexp(-1)
+
+    def _scores(self, energies: Tensor) -> Tensor:
+        return energies.new_tensor(self.log_weights) - energies / energies.new_tensor(self.temperatures)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """w_m; may overflow where ``log_weights`` does not."""
+        return tuple(math.exp(number) if number < 700 else math.inf for number in self.log_weights)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """(C, members) probability that a state came from each member, rows sum to 1."""
+        return self._scores(self.member_energies(x)).softmax(-1)
 
     def forward(self, encoding: Encoding) -> Tensor:
         return self._mix(torch.stack([_call(member, encoding) for member in self.members], dim=-1))
@@ -142,6 +162,106 @@ class Mixture(Energy):
         here, members = self.member_energies(x), list[Any](self.members)
         deltas = torch.stack([member.flip_deltas(x) for member in members], dim=-1)
         return self._mix(here[:, None, None] + deltas) - self._mix(here)[:, None, None]
+
+
+class Exclusion(Energy):
+    """E(x) = E₊(x) + strength · log(1 + exp(level − E₋(x))): likely for one energy and *not* for another (NOT).
+
+    The factor (1 + e^(level − E₋))^−strength is at most 1, so that the law is normalisable wherever that of E₊ is. With
+    p₋ = e^−E₋/Z₋ it halves a state (strength 1) where p₋ = e^−level/Z₋, is nearly 1 where p₋ is far below that, and far
+    above it is p₋^−strength up to a constant, as in E₊ − strength·E₋.
+
+    Args:
+        energy: E₊. other: E₋, on an equal space. strength: above 0. level: of E₋, nats.
+    """
+
+    def __init__(self, energy: Any, other: Any, strength: float = 1.0, level: float = 0.0) -> None:
+        if not (0 < strength < math.inf and math.isfinite(level)):
+            raise SettingError(f"`strength` must be above 0 and `level` finite; got {strength!r} and {level!r}. "
+                               "Try strength=1.0.")
+        super().__init__(_common_space([energy, other]))
+        self.members = nn.ModuleList([_module(energy), _module(other)])
+        self.strength, self.level = float(strength), float(level)
+        if all(isinstance(member, HasFlipDeltas) for member in self.members):
+            self.flip_deltas = self._flip_deltas
+
+    def _penalty(self, energies: Tensor) -> Tensor:
+        return self.strength * nn.functional.softplus(self.level - energies)
+
+    def forward(self, encoding: Encoding) -> Tensor:
+        wanted, other = self.members
+        return _call(wanted, encoding) + self._penalty(_call(other, encoding))
+
+    def state_energy(self, x: Tensor) -> Tensor:
+        """(C,) by each member's fastest way."""
+        wanted, other = self.members
+        return evaluate_energy(wanted, x) + self._penalty(evaluate_energy(other, x))
+
+    def _flip_deltas(self, x: Tensor) -> Tensor:
+        wanted, other = list[Any](self.members)
+        here = evaluate_energy(other, x)
+        there = here[:, None, None] + other.flip_deltas(x)
+        return wanted.flip_deltas(x) + self._penalty(there) - self._penalty(here)[:, None, None]
+
+
+def conjunction(energies: Sequence[Any], weights: Sequence[float] | None = None,
+                temperatures: Sequence[float] | None = None, *, base: Any = None,
+                base_weight: float | None = None) -> SumEnergy:
+    """AND: E = Σ_m (w_m/T_m) E_m − w₀ E₀, so p ∝ Π_m p_m^{w_m/T_m} / p₀^{w₀}, on any space.
+
+    Experts that were trained on parts of one data set each hold the whole p(x); ``base``, the model of the whole, takes
+    out what is counted more than once. The sum *is* the law: every exact kernel draws from it. (Adding the scores of
+    blurred laws, as diffusion models do, is another law: docs/composition.md.)
+
+    Args:
+        energies: on equal spaces. weights: default 1; negative ones negate. temperatures: T_m above 0, default 1.
+        base: E₀. base_weight: w₀, default Σ w_m/T_m − 1.
+    """
+    factors, taken = expert_factors(len(energies), weights, temperatures, base is not None, base_weight)
+    return SumEnergy([*energies] + ([] if base is None else [base]), factors + ([] if base is None else [-taken]))
+
+
+def disjunction(energies: Sequence[Any], proportions: Sequence[float] | None = None,
+                temperatures: Sequence[float] | None = None, *, log_z: Sequence[float] | None = None) -> Mixture:
+    """OR: p = Σ_m π_m p_m, with p_m ∝ exp(−E_m/T_m), on any space.
+
+    Args:
+        energies: on equal spaces. proportions: π_m above 0, default equal. temperatures: T_m, default 1.
+        log_z: log ∫exp(−E_m/T_m) of each member, nats, e.g. from ``de.evaluate.exact``, ``quadrature`` or ``ais``.
+            None takes all of them for 0: energies are then compared as they are, and π_m are *not* proportions.
+    """
+    shares = _weights(energies, proportions, "proportions")
+    if min(shares) <= 0:
+        raise SettingError(f"`proportions` must be positive; got {shares}. Drop the members with 0.")
+    known = [0.0] * len(energies) if log_z is None else _weights(energies, log_z, "log_z")
+    return Mixture(energies, temperatures=temperatures,
+                   log_weights=[math.log(share) - z for share, z in zip(shares, known, strict=True)])
+
+
+def negation(energy: Any, other: Any, strength: float = 1.0, *, level: float | None = None) -> Energy:
+    """NOT: likely for ``energy`` and unlikely for ``other``.
+
+    Args:
+        strength: above 0. level: None for E₊ − strength·E₋, p₊/p₋^strength: simple, but in unbounded spaces it may have
+            no normalising constant, and in large ones it runs to where p₋ vanishes rather than to where p₊ is high. A
+            number, in nats of E₋, for :class:`Exclusion`, whose factor stays below 1.
+    """
+    if not 0 < strength < math.inf:
+        raise SettingError(f"`strength` must be above 0 and finite; got {strength!r}. Try 1.0.")
+    return SumEnergy([energy, other], [1.0, -strength]) if level is None else Exclusion(energy, other, strength, level)
+
+
+def expert_factors(n: int, weights: Sequence[float] | None, temperatures: Sequence[float] | None, has_base: bool,
+                   base_weight: float | None) -> tuple[list[float], float]:
+    """w_m/T_m of ``n`` experts, and w₀: Σ w_m/T_m − 1 where there is a base and no other number is given."""
+    experts = range(n)
+    factors = [w / t for w, t in zip(_weights(experts, weights), _temperatures(experts, temperatures), strict=True)]
+    if not has_base:
+        return factors, 0.0
+    taken = float(sum(factors) - 1 if base_weight is None else base_weight)
+    if not math.isfinite(taken):
+        raise SettingError(f"`base_weight` must be finite; got {base_weight!r}. Leave it out for the sum less 1.")
+    return factors, taken
 
 
 class Tilted(Energy):
@@ -177,13 +297,20 @@ class Tilted(Energy):
         return evaluate_energy(self.base, x) - self.strength * self.prop(seen)
 
 
-def _weights(energies: Sequence[Any], weights: Sequence[float] | None) -> list[float]:
+def _weights(energies: Sequence[Any], weights: Sequence[float] | None, name: str = "weights") -> list[float]:
     if len(energies) == 0:
         raise SettingError("`energies` must have at least one member; got none. Pass [energy, ...].")
     numbers = [1.0] * len(energies) if weights is None else [float(weight) for weight in weights]
     if len(numbers) != len(energies) or not all(math.isfinite(number) for number in numbers):
-        raise SettingError(f"`weights` must be one finite number for each of {len(energies)} energies; got {numbers}. "
-                           "Leave it out for 1 each.")
+        raise SettingError(f"`{name}` must be one finite number for each of {len(energies)} energies; got {numbers}. "
+                           "Leave it out for the default.")
+    return numbers
+
+
+def _temperatures(energies: Sequence[Any], temperatures: Sequence[float] | None) -> list[float]:
+    numbers = _weights(energies, temperatures, "temperatures")
+    if min(numbers) <= 0:
+        raise SettingError(f"`temperatures` must be positive; got {numbers}. 1 changes nothing, above 1 flattens.")
     return numbers
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from discrete_ebm.energies.compose import expert_factors
 from discrete_ebm.errors import SettingError, SpaceError
 from graph_ebm.space import GraphEncoding, MolecularSpace
 
@@ -116,21 +117,16 @@ class ComposedEnergy(GraphEnergy):
         self.names = tuple(named)
         self.experts = nn.ModuleList(named.values())
         self.base = base
-        self.weights = _numbers("weights", weights, len(named))
-        self.temperatures = _numbers("temperatures", temperatures, len(named))
-        if min(self.temperatures) <= 0:
-            raise SettingError(f"`temperatures` must be positive; got {self.temperatures}. 1 changes nothing.")
-        total = sum(self._expert_factors())
-        self.base_weight = 0.0 if base is None else float(total - 1 if base_weight is None else base_weight)
+        factors, self.base_weight = expert_factors(len(named), weights, temperatures, base is not None, base_weight)
+        self.factors = tuple(factors)
+        self.weights = (1.0,) * len(named) if weights is None else tuple(map(float, weights))
+        self.temperatures = (1.0,) * len(named) if temperatures is None else tuple(map(float, temperatures))
 
     def _named(self) -> list[tuple[str, Any]]:
         return list(zip(self.names, self.experts, strict=True))
 
-    def _expert_factors(self) -> list[float]:
-        return [w / t for w, t in zip(self.weights, self.temperatures, strict=True)]
-
     def _terms(self) -> list[tuple[float, GraphEnergy]]:
-        terms: list[tuple[float, Any]] = list(zip(self._expert_factors(), self.experts, strict=True))
+        terms: list[tuple[float, Any]] = list(zip(self.factors, self.experts, strict=True))
         if self.base is not None:
             terms.append((-self.base_weight, self.base))
         return [term for term in terms if term[0] != 0] or terms[:1]
@@ -192,13 +188,6 @@ def _fit(encoding: GraphEncoding, member: GraphEnergy) -> GraphEncoding:
     """``encoding`` with the member's number of type columns (the extra ones are of types that never occur)."""
     missing = member.space.vocabulary.size + 1 - encoding.nodes.shape[-1]
     return encoding if missing == 0 else GraphEncoding(nn.functional.pad(encoding.nodes, (0, missing)), encoding.bonds)
-
-
-def _numbers(name: str, values: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    numbers = (1.0,) * count if values is None else tuple(float(value) for value in values)
-    if len(numbers) != count or not all(torch.isfinite(torch.tensor(numbers, dtype=torch.float64))):
-        raise SettingError(f"`{name}` must be {count} finite numbers, one per expert; got {values}. Default: 1 each.")
-    return numbers
 
 
 def _compare_spaces(space: MolecularSpace, members: Sequence[GraphEnergy]) -> None:
