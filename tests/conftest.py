@@ -28,6 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--vary-seed", action="store_true", help="draw a new seed for this run")
     group.addoption("--seeds", type=int, default=1, metavar="N",
                     help="run each test that takes the seed N times, with N seeds, and leave the others out")
+    parser.getgroup("reporting").addoption(
+        "--times", default=None, metavar="FILE",
+        help="append a line of JSON for each test: its name, and the processor seconds that it took with its fixtures "
+             "and with the processes that it started")
     group.addoption("--budget", default=None, metavar="FILE", help="write what each test may fail by chance to FILE")
 
 
@@ -113,6 +117,20 @@ def _takes_seed(item: pytest.Item) -> bool:
 def seed(request: pytest.FixtureRequest) -> int:
     """The run's seed: fixed by default, `--seed N`, new with `--vary-seed`, several with `--seeds N`."""
     return request.config.stash[SEED]
+
+
+def _processor_seconds() -> float:
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    began = _processor_seconds()
+    yield
+    if item.config.getoption("--times"):
+        with open(item.config.getoption("--times"), "a") as file:
+            file.write(json.dumps([item.nodeid, round(_processor_seconds() - began, 3)]) + "\n")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rdkit import Chem
 
-from graph_ebm.chem import parse, reader, valence, worker
+from graph_ebm.chem import compact, parse, reader, valence, worker
 from graph_ebm.chem.reader import ParsedGraph, Refusal, kekulised, read_graph, read_mol_block, smiles_of, token_type
 
 BLOCK = Chem.MolToMolBlock(Chem.MolFromSmiles("c1ccncc1"))
@@ -65,6 +65,15 @@ def test_tokens_that_are_not_understood_are_refused_and_not_guessed() -> None:
     ("c1cccc1", "its canonical SMILES cannot be kekulised again")])
 def test_a_canonical_smiles_that_does_not_come_back_is_refused(smiles: str, detail: str) -> None:
     assert kekulised(smiles) == Refusal("round_trip", detail)
+
+
+def test_a_ring_that_closes_with_a_bond_of_its_own_is_packed_and_unpacked() -> None:
+    """Biphenylene: RDKit writes the single bond between its aromatic rings at a ring mark."""
+    graph = parse.parse("c1ccc2c(c1)-c1ccccc1-2")
+    assert "-2" in graph.smiles
+    again = compact.unpack(graph.smiles, compact.pack(graph))
+    assert again.types == graph.types
+    assert (again.bonds == graph.bonds).all()
 
 
 def test_hydrogens_are_those_of_rdkit_and_none_where_it_has_no_answer() -> None:
