@@ -135,6 +135,8 @@ class Trainer:
         self.optimizer = make_optimizer(optimizer, groups, lr, betas, weight_decay)
         self._base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        # all must do as many updates of the same: they meet at each
+        self.processes.agree(f"a training of {n_iterations} updates, {max_seconds} s: {config}")
         self.processes.share([*energy.parameters(), *energy.buffers()])
         self.state = self.objective.init(energy, data, generator=generator) if state is None else state
         if processes.n > 1:
