@@ -44,7 +44,7 @@ __all__ = ["JEM", "JEMState", "jem_loss", "sharpness_aware"]
 
 CHAINS = ("marginal", "joint", "class")
 STARTS = ("gaussian", "random", "data")
-_PUBLISHED = SGLD(step_size=1.0, noise=0.01)
+_SAMPLER = SGLD(step_size=0.2, noise=0.02)  # calmer than the published step of 1; docs/jem.md has both
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -155,8 +155,8 @@ class JEM(MarkovObjective):
     """Train a :class:`~discrete_ebm.energies.ClassifierEnergy` on :class:`LabelledStates`; see the module.
 
     Args:
-        sampler: the kernel that moves negatives; SGLD of the published settings by default. n_steps: its steps an
-            update.
+        sampler: the kernel that moves negatives; SGLD by default, nearly a descent. n_steps: its steps an update; the
+            published values (step 1, noise .01, 20 steps) are for deep networks.
         bank_size: chains that are kept between updates. restart: probability that a drawn chain starts anew.
         x_weight: of −log p(x); 0 is an ordinary classifier, without chains. y_weight: of −log p(y | x); 0 leaves an
             energy that never sees labels.
@@ -165,14 +165,15 @@ class JEM(MarkovObjective):
             states, or "data" rows (restarts are then "gaussian" on reals and random elsewhere).
         labelled_batch: −log p(y | x) on this many labelled rows drawn anew each update, for data of which few have
             labels; None = on the labelled rows of the batch.
-        noise: standard deviation of what is added to data, anew each update, then moved back to the bounds.
+        noise: standard deviation of what is added to data, anew each update, then moved back to the bounds. The
+            default is for pixels from −1 to 1 and buys robustness; .03 (published) keeps the density sharp.
         augment: (x, generator) -> x, in the term of p(y | x) only: p(x) must not learn augmented images.
         sam: radius of sharpness-aware minimisation, 0 = off; doubles the cost of the gradient, not of the chains.
         penalty, max_steps, gradient_penalty, data_noise (discrete sites): see :class:`MarkovObjective`.
     """
 
-    sampler: str | Kernel = _PUBLISHED
-    n_steps: int = 10
+    sampler: str | Kernel = _SAMPLER
+    n_steps: int = 3
     bank_size: int = 1000
     restart: float = field(default=0.05, kw_only=True)
     x_weight: float = field(default=1.0, kw_only=True)
@@ -180,7 +181,7 @@ class JEM(MarkovObjective):
     chains: str = field(default="marginal", kw_only=True)
     start: str = field(default="gaussian", kw_only=True)
     labelled_batch: int | None = field(default=None, kw_only=True)
-    noise: float = field(default=0.03, kw_only=True)
+    noise: float = field(default=0.3, kw_only=True)
     augment: Augment | None = field(default=None, kw_only=True)
     sam: float = field(default=0.0, kw_only=True)
 

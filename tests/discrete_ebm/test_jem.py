@@ -390,7 +390,7 @@ def blob_energy(seed: int = 0) -> de.energies.ClassifierEnergy:
 def test_training_lowers_the_energy_of_data_below_that_of_elsewhere(settings, tmp_path):
     data = blobs()
     objective = JEM(sampler=SGLD(step_size=0.02, noise=0.2), n_steps=4, bank_size=100, **settings)
-    fitted = de.fit(blob_energy(), data.hide_labels(40), objective, n_iterations=150, batch_size=50, lr=1e-2,
+    fitted = de.fit(blob_energy(), data.hide_labels(40), objective, n_iterations=100, batch_size=50, lr=2e-2,
                     progress=False, ema=None)
     with torch.no_grad():
         inside = evaluate_energy(fitted.energy, data.x)
