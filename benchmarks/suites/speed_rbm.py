@@ -1,4 +1,4 @@
-"""Block Gibbs of an RBM with 784 visible and 500 hidden units, against its two matrix products and two peers."""
+"""Block Gibbs of an RBM with 784 visible and 500 hidden units, against its two matrix products and peers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.common import Context
@@ -15,9 +16,10 @@ from discrete_ebm.energies import BernoulliRBM
 
 TITLE = "Speed: RBM."
 SETTINGS: dict[str, dict[str, Any]] = {
-    "full": {"threads": 1, "visible": 784, "hidden": 500, "batches": [100, 1000], "steps": 50,
+    "full": {"threads": 1, "visible": 784, "hidden": 500, "batches": [100, 1000], "steps": 50, "thrml_batch": 100,
              "peers_python": sys.executable},
-    "small": {"threads": 1, "visible": 20, "hidden": 10, "batches": [10], "steps": 3, "peers_python": sys.executable},
+    "small": {"threads": 1, "visible": 20, "hidden": 10, "batches": [10], "steps": 3, "thrml_batch": 10,
+              "peers_python": sys.executable},
 }  # fmt: skip
 EXTENDABLE = ("peers_python",)
 
@@ -38,8 +40,27 @@ def run(ctx: Context) -> None:
             name = f"{peer}, batch {batch}"
             parts[name] = ctx.part(name, lambda problem=problem, script=script: run_peer(
                 script, problem, python=ctx.peers_python, threads=ctx.threads))
+        if batch <= ctx.thrml_batch:
+            name = f"thrml, batch {batch}"
+            parts[name] = ctx.part(name, lambda batch=batch: by_thrml(energy, batch, ctx))
         ctx.part(f"ratio to the products, batch {batch}", lambda parts=parts, products=products: with_ratios(
             parts, products))
+
+
+def by_thrml(energy: BernoulliRBM, batch: int, ctx: Context) -> dict[str, Any]:
+    """thrml takes it as an Ising model of all units in two blocks, a pair of layers a sweep; visible units are counted.
+
+    Spins in the place of bits, the same couplings: another law of the same shape and cost. It gathers a neighbour list
+    for each unit and chain, which a batch of 1,000 has no memory for.
+    """
+    n, m = energy.space.n_sites, energy.n_hidden
+    row, column = np.indices((n, m))
+    problem = {"n": n + m, "edges": np.stack([row.ravel(), n + column.ravel()]), "chains": batch, "beta": 1.0,
+               "weights": energy.weight.detach().numpy().ravel() / 4, "sweeps": max(1, ctx.steps // 10),
+               "colours": (np.arange(n + m) >= n).astype(np.int64)}  # fmt: skip
+    found = run_peer("thrml_ising.py", problem, python=ctx.peers_python, threads=ctx.threads)
+    share = n / (n + m)
+    return found | {key: found[key] * share for key in ("updates", "per_ns", "per_cpu_ns") if key in found}
 
 
 @torch.no_grad()
