@@ -10,6 +10,7 @@ Every exchange begins with a status of fixed form, so that a process that fails 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import logging
@@ -373,9 +374,11 @@ def _join(place: torch.device) -> _Group:
         ) from cause
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     n, local_n = n_processes(), _number("LOCAL_WORLD_SIZE", 1)
-    strategy = DDPStrategy(cluster_environment=TorchElasticEnvironment(), timeout=timedelta(seconds=_PATIENT_SECONDS))
+    patience = timedelta(seconds=_PATIENT_SECONDS)
+    strategy = DDPStrategy(cluster_environment=TorchElasticEnvironment(), timeout=patience)
     try:
         fabric = Fabric(accelerator=place.type, devices=local_n, num_nodes=n // local_n, strategy=strategy)
+        _connect(place.type, patience)
         fabric.launch()
         return _Group(fabric, seconds)
     except (RuntimeError, ValueError) as cause:
@@ -384,6 +387,27 @@ def _join(place: torch.device) -> _Group:
             f"{n} processes must connect, {local_n} on this machine, each with a device of kind {place.type!r}; got "
             f"{type(cause).__name__} ({first}). Start at most one process a device."
         ) from cause
+
+
+def _connect(kind: str, patience: timedelta) -> None:
+    """Make the process group that Fabric then finds.
+
+    torchrun's store lives through its restarts, and what the processes before wrote there, their addresses, must not be
+    taken for those of today: each attempt has a prefix of its own.
+    """
+    import torch.distributed as dist
+
+    attempt = _number("TORCHELASTIC_RESTART_COUNT", 0)
+    store, rank, n = next(dist.rendezvous("env://", timeout=patience))
+    own = None
+    if kind == "cuda":
+        own = torch.device(kind, _number("LOCAL_RANK", 0))
+        torch.cuda.set_device(own)
+        atexit.register(dist.destroy_process_group)  # NCCL warns without
+    dist.init_process_group(
+        dist.get_default_backend_for_device(kind), store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank,
+        world_size=n, timeout=patience, device_id=own,
+    )  # fmt: skip
 
 
 def stream_seed(seed: int, stream: int) -> int:

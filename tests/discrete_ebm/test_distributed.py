@@ -268,11 +268,12 @@ def test_a_process_that_dies_or_hangs_ends_the_others_within_60_seconds(data, ho
         await_file(data / "run" / "log.csv")
         processes[victim].send_signal(how)
         began = time.monotonic()
-        (code,), (said,) = ended([processes[1 - victim]], 120)
+        (code,), (said,) = ended([processes[1 - victim]], 300)
         seconds = time.monotonic() - began
     finally:
-        processes[victim].kill()
-        processes[victim].communicate()
+        for process in processes:
+            process.kill()
+            process.communicate()
     print(f"the other ended after {seconds:.1f} s")
     assert seconds <= 60
     assert code == 2
