@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ class ModelSpec:
     """One row: ``build(data, seed, **settings)`` makes the energy.
 
     ``alphabets``: names of spaces it is for; ``labelled``: it is of states and labels together; ``completed``: the
-    energy is of hidden units too, which a training draws for each row.
+    energy is of hidden units too, which a training draws for each row; ``suits``: sections of a config that take the
+    place of the general defaults, as measured (docs/training_results.md).
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelSpec:
     alphabets: tuple[str, ...]
     labelled: bool = False
     completed: bool = False
+    suits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -255,8 +257,9 @@ def needs_completion(name: str, settings: dict[str, Any]) -> bool:
 
 
 _BITS, _VALUES = ("Binary",), ("Binary", "Spin", "Categorical", "Ordinal")
+_CENTRED = {"objective": {"centre": "data"}, "training": {"optimizer": "sgd", "lr": 0.2}}
 _SPECS = {row.name: row for row in (
-    ModelSpec("rbm", _rbm, "restricted Boltzmann machine of bits", _BITS),
+    ModelSpec("rbm", _rbm, "restricted Boltzmann machine of bits", _BITS, suits=_CENTRED),
     ModelSpec("categorical-rbm", _categorical_rbm, "RBM of softmax units", ("Categorical",)),
     ModelSpec("gaussian-rbm", _gaussian_rbm, "RBM of reals, with learnable variances", ("Real",)),
     ModelSpec("labelled-rbm", _labelled_rbm, "RBM of bits and a label: classifies and generates", _BITS, labelled=True),

@@ -99,12 +99,13 @@ def setting(text: str) -> tuple[str, str, Any]:
 
 
 def resolve(*layers: Mapping[str, Mapping[str, Any]], where: str = "the config") -> Config:
-    """Defaults under the given layers, later over earlier, checked as a whole.
+    """Defaults under what suits the model under the given layers, later over earlier, checked as a whole.
 
-    A layer that names another objective, sampler or model drops what earlier ones set for theirs.
+    A layer that names another objective, sampler or model drops what earlier ones set for theirs, and one that names
+    another optimizer the step size.
     """
     config = defaults()
-    for layer in layers:
+    for layer in (_suited(layers), *layers):
         for name, section in layer.items():
             if name not in config:
                 near = difflib.get_close_matches(name, config, 1, 0.5)
@@ -112,12 +113,25 @@ def resolve(*layers: Mapping[str, Mapping[str, Any]], where: str = "the config")
                 raise SettingError(f"sections of {where} must be among {', '.join(config)}; got [{name}].{hint}")
             if "name" in section and section["name"] != config[name].get("name"):
                 config[name] = copy.deepcopy(DEFAULTS[name])
+            if section.get("optimizer", config[name].get("optimizer")) != config[name].get("optimizer"):
+                config[name]["lr"] = DEFAULTS[name]["lr"]
             config[name] |= copy.deepcopy(dict(section))
     for place, key in _MAY_BE_OFF:
         if config[place][key] == _OFF:
             config[place][key] = None
     check(config, where)
     return config
+
+
+def _suited(layers: Sequence[Mapping[str, Mapping[str, Any]]]) -> Mapping[str, Mapping[str, Any]]:
+    """What suits the model that the layers end with, trained by the default objective; nothing otherwise."""
+    model, objective = None, DEFAULTS["objective"]["name"]
+    for layer in layers:
+        model = layer.get("model", {}).get("name", model)
+        objective = layer.get("objective", {}).get("name", objective)
+    if model not in models.names() or objective != DEFAULTS["objective"]["name"]:
+        return {}
+    return models.spec(str(model)).suits
 
 
 def check(config: Config, where: str = "the config") -> None:

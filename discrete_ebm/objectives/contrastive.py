@@ -25,8 +25,9 @@ from discrete_ebm.objectives.layers import contrast_layers, fits_layers
 from discrete_ebm.objectives.needs import finite_number, fraction, need_discrete, need_states, whole_number
 from discrete_ebm.objectives.noise import Sitewise, site_frequencies
 from discrete_ebm.objectives.registry import ObjectiveSpec, register
+from discrete_ebm.objectives.temperature import remember_temperature
 from discrete_ebm.samplers.base import Kernel
-from discrete_ebm.spaces import Encoding, map_encoding
+from discrete_ebm.spaces import Binary, Categorical, Encoding, Ordinal, Spin, map_encoding
 
 __all__ = [
     "CD",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 STARTS = ("random", "data", "marginal")
+_BY_SITE = (Binary, Spin, Categorical, Ordinal)  # any value at any site: draws of each site by itself are states
 _FORGET = 0.1  # weight of the newest update in the running gap that decides how many steps to take
 
 
@@ -231,7 +233,7 @@ class MarkovObjective(Objective):
 
     def _prepare(self, energy: Any, data: Any, state: MarkovState, generator: torch.Generator) -> None:
         """Check the settings against energy and data, and make what they need."""
-        resolve_sampler(self.sampler, energy.space)
+        remember_temperature(energy, resolve_sampler(self.sampler, energy.space))
         if self.data_noise:
             space = need_discrete("data_noise", energy)
             state.noise = Sitewise("bernoulli", self.data_noise, space.n_values, generator.device)
@@ -316,8 +318,11 @@ class PCD(MarkovObjective):
         bank_size: number of chains.
         restart: probability that a drawn chain first starts anew; 0 = never, as in the recipes for discrete energies
             (continuous ones use .05).
-        start: where chains start, first and anew: "random" states, "data" rows, or "marginal" draws of every site from
-            its frequencies in the data. Restarts are "random" where chains started from "data".
+        start: where chains start, first and anew: "random" states, "data" rows, "marginal" draws of every site from
+            its frequencies in the data, or "auto": "marginal" for states of Binary, Spin, Categorical and Ordinal
+            spaces, else "random". (Perceptron on digits, two steps an update: from random bits the chains are left
+            behind and energies run away; from the marginals −18.5 nats after 12 s.) Restarts are "random" where
+            chains started from "data".
     Source: Tieleman 2008, "Training restricted Boltzmann machines using approximations to the likelihood gradient";
         restarts: Du & Mordatch 2019, arXiv:1903.08689.
     """
@@ -325,20 +330,22 @@ class PCD(MarkovObjective):
     n_steps: int = 10
     bank_size: int = 1000
     restart: float = field(default=0.0, kw_only=True)
-    start: str = field(default="random", kw_only=True)
+    start: str = field(default="auto", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         whole_number("bank_size", self.bank_size)
         fraction("restart", self.restart, "Use ShortRun for no memory at all.")
-        _check_start(self.start)
+        _check_start(self.start, (*STARTS, "auto"))
 
     def init(self, energy: Any, data: Any, *, generator: torch.Generator) -> BankState:
         resolve_sampler(self.sampler, energy.space)
-        x0, frequencies = None, None
-        if self.start == "data":
+        x0, frequencies, start = None, None, self.start
+        if start == "auto":
+            start = "marginal" if isinstance(data, Tensor) and type(energy.space) in _BY_SITE else "random"
+        if start == "data":
             x0 = data[torch.randperm(len(data), generator=generator, device=generator.device)[: self.bank_size]]
-        elif self.start == "marginal":
+        elif start == "marginal":
             need_discrete("start='marginal'", energy)
             frequencies = site_frequencies(energy.space, need_states("start='marginal'", data))
             x0 = _from_frequencies(energy.space, frequencies, self.bank_size, generator)
@@ -406,9 +413,9 @@ class ShortRun(MarkovObjective):
         return self._contrast(energy, batch, x, state, generator)
 
 
-def _check_start(start: Any) -> None:
-    if start not in STARTS:
-        raise SettingError(f"`start` must be 'random', 'data' or 'marginal'; got {start!r}. Use 'random'.")
+def _check_start(start: Any, known: tuple[str, ...] = STARTS) -> None:
+    if start not in known:
+        raise SettingError(f"`start` must be one of {', '.join(known)}; got {start!r}. Use {known[-1]!r}.")
 
 
 _COST = "data and negatives once, and n_steps of the sampler"

@@ -92,3 +92,21 @@ def test_a_resumed_training_must_have_the_same_optimizer(tmp_path):
     with pytest.raises(SettingError, match="optimizer"):
         de.fit(energy, data, n_iterations=4, resume=True, **settings)
     de.fit(energy, data, n_iterations=4, resume=True, optimizer="sgd", **settings)
+
+
+def test_persistent_chains_start_from_the_marginals_where_sites_are_free():
+    data = torch.zeros(50, 6, dtype=torch.int8)
+    data[:, 0] = 1
+    source = torch.Generator().manual_seed(0)
+    rbm = de.energies.BernoulliRBM(6, 2)
+    found = de.objectives.PCD(bank_size=300).init(rbm, data, generator=source).chains.float().mean(0)
+    assert found[0] > 0.9  # every site has one value in the data
+    assert found[1:].max() < 0.1
+    found = de.objectives.PCD(bank_size=300, start="random").init(rbm, data, generator=source).chains.float().mean(0)
+    assert 0.3 < float(found.min()) < float(found.max()) < 0.7  # sd .03 each: beyond 6 of them
+    reals = torch.zeros(50, 6)
+    energy = de.energies.MLPEnergy(de.Real(6), (4,))
+    state = de.objectives.PCD("langevin", bank_size=300).init(energy, reals, generator=source)
+    assert float(state.chains.std()) > 0.1
+    with pytest.raises(SettingError, match="auto"):
+        de.objectives.PCD(start="marginals")

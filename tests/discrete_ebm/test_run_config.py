@@ -104,3 +104,19 @@ def test_every_model_of_the_table_is_trained_saved_and_read_again(tmp_path, name
     assert torch.equal(again(again.space.encode(states)), fitted.energy(energy.space.encode(states)))
     with pytest.raises(SettingError, match="settings of the model"):
         models.create(name, data, 0, hiden=3)
+
+
+def test_what_suits_a_model_takes_the_place_of_the_general_defaults():
+    rbm = run_config.resolve({"model": {"name": "rbm"}})
+    assert rbm["training"]["optimizer"] == "sgd"
+    assert rbm["training"]["lr"] == 0.2
+    assert rbm["objective"] == {"name": "pcd", "centre": "data"}
+    own = {"training": {"lr": 0.05}, "objective": {"centre": "average"}}
+    mine = run_config.resolve({"model": {"name": "rbm"}}, own)
+    assert mine["training"]["lr"] == 0.05
+    assert mine["objective"]["centre"] == "average"
+    adam = run_config.resolve({"model": {"name": "rbm"}, "training": {"optimizer": "adam"}})
+    assert adam["training"]["lr"] == run_config.DEFAULTS["training"]["lr"]
+    other = run_config.resolve({"model": {"name": "rbm"}, "objective": {"name": "pseudo-likelihood"}})
+    assert other["training"]["optimizer"] == "adam"
+    assert run_config.resolve({"model": {"name": "mlp"}})["training"]["optimizer"] == "adam"
