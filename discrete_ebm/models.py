@@ -257,7 +257,7 @@ def needs_completion(name: str, settings: dict[str, Any]) -> bool:
 
 
 _BITS, _VALUES = ("Binary",), ("Binary", "Spin", "Categorical", "Ordinal")
-_CENTRED = {"objective": {"centre": "data"}, "training": {"optimizer": "sgd", "lr": 0.2}}
+_CENTRED: dict[str, dict[str, Any]] = {"objective": {"centre": "data"}, "training": {"optimizer": "sgd", "lr": 0.2}}
 _SPECS = {row.name: row for row in (
     ModelSpec("rbm", _rbm, "restricted Boltzmann machine of bits", _BITS, suits=_CENTRED),
     ModelSpec("categorical-rbm", _categorical_rbm, "RBM of softmax units", ("Categorical",)),

@@ -25,8 +25,8 @@ from discrete_ebm.objectives.layers import contrast_layers, fits_layers
 from discrete_ebm.objectives.needs import finite_number, fraction, need_discrete, need_states, whole_number
 from discrete_ebm.objectives.noise import Sitewise, site_frequencies
 from discrete_ebm.objectives.registry import ObjectiveSpec, register
-from discrete_ebm.objectives.temperature import remember_temperature
 from discrete_ebm.samplers.base import Kernel
+from discrete_ebm.samplers.block_gibbs import BlockGibbs
 from discrete_ebm.spaces import Binary, Categorical, Encoding, Ordinal, Spin, map_encoding
 
 __all__ = [
@@ -233,7 +233,7 @@ class MarkovObjective(Objective):
 
     def _prepare(self, energy: Any, data: Any, state: MarkovState, generator: torch.Generator) -> None:
         """Check the settings against energy and data, and make what they need."""
-        remember_temperature(energy, resolve_sampler(self.sampler, energy.space))
+        resolve_sampler(self.sampler, energy.space)
         if self.data_noise:
             space = need_discrete("data_noise", energy)
             state.noise = Sitewise("bernoulli", self.data_noise, space.n_values, generator.device)
@@ -256,7 +256,7 @@ class MarkovObjective(Objective):
     ) -> ObjectiveOutput:
         """The loss with negatives that ``_steps`` steps from x make; an RBM drawn layer by layer needs no autograd."""
         kernel, n_steps = resolve_sampler(self.sampler, energy.space), self._steps(state)
-        if not (fits_layers(energy, kernel) and not self.penalty and not self.gradient_penalty):
+        if self.penalty or self.gradient_penalty or not (isinstance(kernel, BlockGibbs) and fits_layers(energy, kernel)):
             negatives, totals = draw_negatives(kernel, energy, x, n_steps, generator=generator)
             return self._output(energy, batch, negatives, totals, state)
         offsets = state.centring() if state is not None and self.centre is not None else None
