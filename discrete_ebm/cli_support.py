@@ -147,13 +147,18 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def resumed_options(
-    ctx: click.Context, folder: Path, command: str, may_change: Sequence[str] = ()
+    ctx: click.Context,
+    folder: Path,
+    command: str,
+    may_change: Sequence[str] = (),
+    notes_of: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The options that the run in ``folder`` was started with, from its newest good checkpoint.
 
     Args:
         ctx: of the command that resumes. command: its name, which the run must have been started with.
         may_change: options that may be given anew; they replace those of the run.
+        notes_of: reads how the run was started, where it is not in a checkpoint of the folder itself.
     Raises:
         click.UsageError: another option was given, which would be ignored.
         CheckpointError: the folder has no good checkpoint, or of another command.
@@ -169,7 +174,7 @@ def resumed_options(
     if ignored:
         names = ", ".join("--" + name.replace("_", "-") for name in ignored)
         raise click.UsageError(f"--resume goes on with the run's own settings; got {names} as well. Leave them out.")
-    notes = checkpoint_notes(folder)
+    notes = (notes_of or checkpoint_notes)(folder)
     if notes.get("command") != command:
         raise CheckpointError(
             f"--resume must name a run of `{command}`; got {folder}, of {notes.get('command') or 'a script'}. Resume "

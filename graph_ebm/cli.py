@@ -68,6 +68,37 @@ def _data_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _minutes = click.option("--minutes", type=click.FloatRange(0.01), default=10, show_default=True, help="Training time.")
+_SCORING = ("workers", "time_limit", "memory_limit", "score_cache", "score_key", "retry_failed")
+
+
+def _scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How properties that are functions of the user (module:function) are run."""
+    for option in (
+        click.option("--retry-failed", is_flag=True, help="Score again what the cache has without a value."),
+        click.option("--score-key", default=None, metavar="TEXT", help="Your function's version [default: its file]."),
+        click.option("--score-cache", type=click.Path(path_type=Path, dir_okay=False), default=None, metavar="FILE",
+                     help="SQLite file of scores to use and fill."),
+        click.option("--memory-limit", type=click.FloatRange(min=0), default=None, metavar="GIB",
+                     help="Memory for one molecule, 0 = any [default: 1]."),
+        click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), default=None, metavar="SECONDS",
+                     help="Time for one molecule [default: 60]."),
+        click.option("--workers", type=click.IntRange(min=0), default=None, metavar="N",
+                     help="Processes that run your functions, 0 = this one [default: one a core]."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _scoring(options: dict[str, Any], quiet: bool) -> Any:
+    """Take the options of :func:`_scoring_options` out of ``options``, as a Scoring."""
+    from graph_ebm.scoring import Scoring
+
+    given = {name: options.pop(name, None) for name in _SCORING}
+    names = {"score_cache": "cache", "score_key": "key", "retry_failed": "retry"}
+    kept = {names.get(name, name): value for name, value in given.items() if value is not None}
+    return Scoring(progress=not quiet, **kept)
+
+
 _keep = click.option("--keep", metavar="SMARTS", default=None, help="Substructure that every molecule keeps.")
 
 
@@ -247,9 +278,10 @@ def generate(
 
 
 @cli.command()
-@click.argument("targets", nargs=-1, required=True, metavar="PROPERTY...")
+@click.argument("targets", nargs=-1, metavar="PROPERTY...")
 @_data_options
 @click.option("--minutes", type=click.FloatRange(0.01), default=8, show_default=True, help="Training and sampling.")
+@click.option("--iterations", type=click.IntRange(min=1), default=None, help="Updates of each training, not minutes.")
 @click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=None, help="Best part of the data.")
 @click.option("-n", "n", type=click.IntRange(min=1), default=None, help="Molecules to draw.")
 @click.option("--like", metavar="SMILES", default=None, help="Start here (and stay near, with --similarity).")
@@ -261,18 +293,39 @@ def generate(
 @click.option("--strategy", type=click.Choice(["joint", "compose"]), default=None, help="One expert, or one a target.")
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
 @click.option("--base", default=None, metavar="FOLDER|train", help="Base model [default: packaged, else trained].")
+@_scoring_options
+@training_options
 @common_options()
+@click.pass_context
 def optimize(
-    targets: tuple[str, ...], data: str, column: str, limit: int | None, max_atoms: int | None, minutes: float,
-    fraction: float | None, n: int | None, like: str | None, similarity: float | None, keep: str | None,
-    start: tuple[str, ...], steps: int | None, strength: float | None, strategy: str | None, threads: int | None,
-    base: str | None, seed: int, device: str, output: Path | None, quiet: bool, as_json: bool,
+    ctx: click.Context, resume: Path | None, checkpoint_every: int | None, output: Path | None, quiet: bool,
+    as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Make molecules with more of a PROPERTY.
 
     PROPERTY is a name ("qed"), a direction ("sa:min"), a range ("logp:1..3") or your function ("module:function");
-    `graph-ebm properties` lists the names. Several are met together.
+    `graph-ebm properties` lists the names. Several are met together. Your functions run in processes of their own,
+    under the limits below. Ctrl-C keeps what is done; --resume RUN_DIR goes on from there.
     """
+    if resume is not None:
+        from graph_ebm.optimize_stages import stage_notes
+
+        options, output = resumed_options(ctx, resume, "graph-ebm optimize", _SCORING, stage_notes), resume
+    elif not options["targets"]:
+        raise click.UsageError("Missing argument 'PROPERTY...'.", ctx)
+    scoring = _scoring(options, quiet)
+    keep_on = {"checkpoint_every": checkpoint_every, "resume": resume is not None or None}
+    _optimize(keep_on, scoring, output=output, quiet=quiet, as_json=as_json, **options)
+
+
+def _optimize(
+    keep_on: dict[str, Any], scoring: Any, *, targets: Sequence[str], data: str, column: str, limit: int | None,
+    max_atoms: int | None, minutes: float, iterations: int | None, fraction: float | None, n: int | None,
+    like: str | None, similarity: float | None, keep: str | None, start: Sequence[str], steps: int | None,
+    strength: float | None, strategy: str | None, threads: int | None, base: str | None, seed: int, device: str,
+    output: Path | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Begin an optimisation, or go on with it."""
     from graph_ebm.metrics import CheckedSamples, evaluate
     from graph_ebm.optimize import Target
     from graph_ebm.optimize import optimize as improve
@@ -285,20 +338,27 @@ def optimize(
     check_device(device)
     check_smarts(keep, "--keep")
     like = check_smiles(like, "--like")
-    starts = starting_molecules(start, column)
+    starts = starting_molecules(tuple(start), column)
     wanted = [Target.parse(text) for text in targets]
     prior = base if base is None or base == "train" else _load(Path(base))
     molecules = load_molecules(data, column, limit=limit, max_atoms=max_atoms, quiet=quiet)
     settings = {"targets": list(targets), "data": data, "n_molecules": len(molecules), "seed": seed, "minutes": minutes,
                 "fraction": fraction, "n": n, "like": like, "similarity": similarity, "keep": keep,
                 "start": starts, "steps": steps, "strength": strength, "strategy": strategy, "device": device,
-                "base": base}  # fmt: skip
+                "base": base, "iterations": iterations}  # fmt: skip
+    whole = {name: str(Path(text).resolve()) if text is not None and Path(text).exists() else text
+             for name, text in (("data", data), ("base", base))}  # fmt: skip
+    options = {"targets": list(targets), **whole, "column": column, "limit": limit, "max_atoms": max_atoms,
+               "minutes": minutes, "iterations": iterations, "fraction": fraction, "n": n, "like": like,
+               "similarity": similarity, "keep": keep, "start": starts or [], "steps": steps, "strength": strength,
+               "strategy": strategy, "threads": threads, "seed": seed, "device": device}  # fmt: skip
     with _run("optimize", output, settings) as run_:
         result = improve(
             wanted, data=molecules, minutes=minutes, seed=seed, device=device, output=run_.folder.path,
-            progress=not quiet,
+            progress=not quiet, scoring=scoring, notes={"command": "graph-ebm optimize", "options": options},
             **_given(fraction=fraction, n=n, like=like, similarity=similarity, keep=keep, base=prior, start=starts,
-                     n_steps=steps, strength=strength, strategy=strategy, threads=threads),
+                     n_steps=steps, n_iterations=iterations, strength=strength, strategy=strategy, threads=threads,
+                     **keep_on),
         )  # fmt: skip
         run_.interrupted = bool(getattr(result, "interrupted", False))
         run_.folder.molecules(result.molecules)
@@ -333,10 +393,12 @@ def optimize(
 @click.option("--properties", default=None, help="Names with commas between [default: qed,logp,sa,tpsa,mw,rings].")
 @click.option("--fcd", "with_fcd", is_flag=True, help="Add the Fréchet ChemNet Distance (needs fcd_torch).")
 @click.option("--fcd-reference", type=click.Path(path_type=Path), default=None, help="Reference statistics (.npz).")
+@_scoring_options
 @common_options()
 def evaluate(
     file: str, reference: str | None, training: str | None, column: str, properties: str | None, with_fcd: bool,
     fcd_reference: Path | None, seed: int, device: str, output: Path | None, quiet: bool, as_json: bool,
+    **scoring: Any,
 ) -> None:  # fmt: skip
     """Measure the molecules in FILE (.smi, .csv, .sdf, or a run's folder); writes evaluation.json.
 
@@ -362,8 +424,9 @@ def evaluate(
                 "fcd": with_fcd or fcd_reference is not None}  # fmt: skip
     with _run("evaluate", output, settings) as run_:
         found = measure(
-            samples, known, training=trained, properties=names, fcd=against, device=device, progress=not quiet
-        )
+            samples, known, training=trained, properties=names, fcd=against, device=device, progress=not quiet,
+            scoring=_scoring(scoring, quiet),
+        )  # fmt: skip
         content = {"settings": settings, **found.to_dict()}
         write_json(run_.folder / "evaluation.json", content)
         run_.folder.written["evaluation.json"] = "all figures"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from discrete_ebm import checkpoint, training_state
 from discrete_ebm.errors import DataError, SettingError, SpaceError
+from discrete_ebm.fitting import data_digest, open_checkpoints
 from discrete_ebm.guards import Guard
 from discrete_ebm.objectives.base import Objective, ObjectiveOutput, ObjectiveState
 from discrete_ebm.trainer import Batches, Trainer, clock_named
@@ -164,6 +166,42 @@ def tilt_of(expert: MolecularModel) -> Any:
     return energy.experts[1]
 
 
+@dataclass
+class _Progress:
+    """What the trainer of one part of an expert's training does not know; saved with its checkpoints.
+
+    ``part``: 0 contrast, 1 correction. ``steps_before``: updates of the part before. ``earlier``, ``seconds``: spent
+    when the part began, and by now. ``samples``, ``old``: what the correction compares with.
+    """
+
+    now: Callable[[], float]
+    part: int = 0
+    steps_before: int = 0
+    earlier: float = 0.0
+    history: dict[str, list[Any]] = field(default_factory=dict)
+    samples: Tensor | None = None
+    old: dict[str, Tensor] | None = None
+    began: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "part": self.part,
+            "steps_before": self.steps_before,
+            "earlier": self.earlier,
+            "seconds": self.now() - self.began,
+            "history": {name: list(column) for name, column in self.history.items()},
+            "samples": self.samples,
+            "old": self.old,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.part, self.steps_before, self.earlier = state["part"], state["steps_before"], state["earlier"]
+        self.began = self.now() - state["seconds"]
+        self.history.clear()
+        self.history.update(state["history"])
+        self.samples, self.old = state["samples"], state["old"]
+
+
 def train_expert(
     molecules: MoleculeSet,
     base: MolecularModel,
@@ -180,6 +218,9 @@ def train_expert(
     output: str | Path | None = None,
     settings: TrainSettings | None = None,
     label: str = "expert",
+    checkpoint_every: int | None = None,
+    resume: bool | str = False,
+    notes: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> MolecularModel:
     """Train an expert on the best molecules, over a base.
@@ -192,6 +233,8 @@ def train_expert(
         n_iterations: updates, in place of ``minutes`` and ``epochs``; repeats bit by bit for one seed and thread count.
         settings, changes: :class:`graph_ebm.training.TrainSettings`; network, hidden, layers, batch, n_steps,
             lr_contrast (network; ten times of it for the count tables), ema, clip and penalty are used.
+        checkpoint_every, resume, notes: as in :func:`discrete_ebm.fit`: checkpoints in ``output``, and going on from
+            the newest good one. The time that was spent counts; with ``n_iterations``, the run goes on to the bit.
     Returns:
         MolecularModel whose energy is E₀ + D, saved and sampled like any other.
     Raises:
@@ -205,6 +248,9 @@ def train_expert(
     for name, other in (("molecules", molecules.space), ("background", background.space)):
         if other != base.space:
             raise SpaceError(f"`{name}` must have the base's space {base.space!r}; got {other!r}.")
+    checkpoints = open_checkpoints(output, checkpoint_every, resume)
+    if output is not None:
+        checkpoint.make_folder(output)
     generator = torch.Generator(device=device).manual_seed(seed)
     home = base.to(device)
     network = (
@@ -221,27 +267,44 @@ def train_expert(
     updates = n_iterations or max(20, round(epochs * len(molecules) / min(batch, len(molecules))))
     tables = [] if tilt.local is None else list(tilt.local.parameters())
     net = [] if network is None else list(network.parameters())
-    history: dict[str, list[Any]] = {}
-    clock, began = clock_named(plan.clock), 0.0
+    clock = clock_named(plan.clock)
     seconds = None if n_iterations is not None else 60 * minutes
+    state = _Progress(clock)
+    reached: dict[str, Any] | None = None
+    saving: dict[str, Any] = {"checkpoints": checkpoints, "notes": notes}
+    if checkpoints is not None:
+        saving["config"] = {
+            "seed": seed,
+            "minutes": minutes,
+            "n_iterations": n_iterations,
+            "epochs": epochs,
+            "correct": correct,
+            "threads": threads,
+            **{f"settings.{name}": value for name, value in asdict(plan).items()},
+            "molecules": data_digest(molecules.x),
+            "background": data_digest(background.x),
+            "base": data_digest(torch.cat([p.detach().flatten() for p in base.energy.parameters()])),
+        }
+        if resume and (found := checkpoints.newest(set_aside=True)) is not None:
+            reached = training_state.read(found)[0]["own"]["extra"]
 
-    def learn(objective: Objective, n_updates: int, until: float, scale: float, stage: str) -> tuple[bool, int]:
+    def learn(objective: Objective, n_updates: int, until: float, scale: float, stage: str) -> bool:
         """Update the tilt, learning rates times ``scale``, until that share of the time is spent.
 
-        Whether it ended in order, and the number of updates.
+        Whether it ended in order.
         """
-        earlier = clock() - began
+        nonlocal reached
 
         def record(trainer: Trainer, terms: dict[str, float]) -> bool:
             if trainer.iteration % max(1, n_updates // 60) == 0 or trainer.iteration == 1:
                 row = {
-                    "seconds": earlier + trainer.seconds,
+                    "seconds": state.earlier + trainer.seconds,
                     "stage": stage,
                     "contrast": terms["contrast"],
                     "accuracy": terms["accuracy"],
                 }
                 for key, value in row.items():
-                    history.setdefault(key, []).append(value)
+                    state.history.setdefault(key, []).append(value)
             return False
 
         trainer = Trainer(
@@ -253,18 +316,26 @@ def train_expert(
             + ([{"params": net, "lr": scale * plan.lr_contrast}] if net else []),
             n_iterations=n_updates,
             betas=(0.9, 0.99),
-            max_seconds=None if seconds is None else max(1e-3, until * seconds - earlier),
+            max_seconds=None if seconds is None else max(1e-3, until * seconds - state.earlier),
             clock=plan.clock,
             warmup=min(20, max(1, n_updates // 5)),
             decay="linear",
             clip=plan.clip,
             ema=min(plan.ema, 1 - 5 / (5 + n_updates)),
             guard=Guard(),
+            extra=state,
+            steps_before=state.steps_before,
+            **saving,
         )
-        done = trainer.run(Batches(x, batch, generator), [record], progress, label=stage)
+        batches = Batches(x, batch, generator)
+        if reached is not None:
+            trainer.resume(batches)
+            reached = None
+        done = trainer.run(batches, [record], progress, label=stage)
         if trainer.ema is not None and trainer.iteration:
             tilt.load_state_dict(trainer.ema.state_dict())
-        return done, trainer.iteration
+        state.steps_before += trainer.iteration
+        return done
 
     def own_samples() -> Tensor:
         limit = None if seconds is None else 0.92 * seconds
@@ -277,29 +348,46 @@ def train_expert(
             generator=generator,
             settled=True,
             every=OWN_STEPS // 8 if n_iterations is None else 10,
-            stop=lambda: limit is not None and clock() - began > limit,
+            stop=lambda: limit is not None and clock() - state.began > limit,
         )
 
     expert = ComposedEnergy({"prior": home.energy, "tilt": tilt})
-    done, iterations = False, 0
+    done = False
     with torch_threads(threads), contextlib.suppress(KeyboardInterrupt):  # what is learned by then is kept
-        began = clock()
-        done, iterations = learn(contrast, updates, 0.75 if correct else 1.0, 1.0, label)
-        if correct and done:
-            done = False
-            samples = own_samples()
+        state.began = clock() - (0.0 if reached is None else reached["seconds"])
+        if reached is not None:
+            state.load_state_dict(reached)
+        else:
+            state.earlier = clock() - state.began
+        if state.part == 0:
+            done = learn(contrast, updates, 0.75 if correct else 1.0, 1.0, label)
+        if correct and (done or state.part == 1):
+            if state.part == 0:
+                done = False
+                state.samples = own_samples()
+                state.old = {name: value.detach().clone() for name, value in tilt.state_dict().items()}
+                state.part, state.earlier = 1, clock() - state.began
             done = True
+            samples, before = state.samples, copy.deepcopy(tilt).requires_grad_(False)
+            assert samples is not None
+            assert state.old is not None
+            before.load_state_dict(state.old)
             if len(samples):  # none: the time was over before the chains had come to the expert's law
-                own = OwnContrast(samples, copy.deepcopy(tilt).requires_grad_(False), plan.penalty or 1e-3)
+                own = OwnContrast(samples.to(device), before, plan.penalty or 1e-3)
                 more = OWN_UPDATES if n_iterations is None else max(1, n_iterations // 5)
-                done, more = learn(own, more, 1.0, 0.3, f"{label}, corrected")
-                iterations += more
+                done = learn(own, more, 1.0, 0.3, f"{label}, corrected")
     model = MolecularModel(
         expert,
         base.space,
         base.moves,
-        history,
-        {"seed": seed, "minutes": minutes, "epochs": epochs, "molecules": len(molecules), "updates": iterations},
+        state.history,
+        {
+            "seed": seed,
+            "minutes": minutes,
+            "epochs": epochs,
+            "molecules": len(molecules),
+            "updates": state.steps_before,
+        },
         interrupted=not done,
     )
     if output is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from discrete_ebm import checkpoint
-from discrete_ebm.errors import DataError, MoleculeError, SettingError, SpaceError
+from discrete_ebm.errors import DataError, EBMError, MoleculeError, SettingError, SpaceError
+from discrete_ebm.fitting import data_digest
 from graph_ebm import datasets, pretrained
 from graph_ebm.constraints import ConstrainedEnergy, similar_to
 from graph_ebm.energies import ComposedEnergy
@@ -21,6 +22,8 @@ from graph_ebm.experts import train_expert
 from graph_ebm.generate import Generated, generate, prepare_start
 from graph_ebm.graphs import MoleculeSet, to_smiles
 from graph_ebm.model import MolecularModel
+from graph_ebm.optimize_stages import Stages, energy_digest
+from graph_ebm.scoring import Scoring, source_version
 from graph_ebm.space import MolecularSpace
 from graph_ebm.targets import Target, best_part, desirability, lift_interval, meets, property_table
 from graph_ebm.training import torch_threads, train
@@ -101,6 +104,10 @@ def optimize(
     device: str = "cpu",
     output: str | Path | None = None,
     progress: bool = True,
+    scoring: Scoring | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool | str = False,
+    notes: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> OptimizeResult:
     """Train expert(s) on the best molecules, compose them with the base, and sample.
@@ -119,7 +126,16 @@ def optimize(
         keep: SMARTS of a part to keep. start: SMILES to start from (default: single atoms, or ``like``).
         base: a model of the same space trained on all the data, a packaged name, or "train" to train one here; default:
             the packaged model if it has the data's space, else one is trained here.
-        settings: fields of :class:`graph_ebm.training.TrainSettings`.
+        output: folder for the model, and for what is done so far: trainings with checkpoints, samples, scores.
+        scoring: how functions of yours (``module:function``) are run, see :class:`graph_ebm.scoring.Scoring`; without a
+            cache of its own, scores are kept in ``output``.
+        checkpoint_every: as in :func:`discrete_ebm.fit`; 0 = nothing is kept to go on from.
+        resume: go on with the run in ``output``, started with the same settings: trainings that are done are kept, the
+            one that was cut goes on from its checkpoint, and so on. With ``n_iterations`` and ``n_steps`` the molecules
+            are those of a run that was never cut. "auto" = begin where there is nothing.
+        notes: kept with the run, JSON-able.
+        settings: fields of :class:`graph_ebm.training.TrainSettings`, and ``n_iterations``: updates of each training,
+            in place of minutes.
     Returns:
         OptimizeResult.
     Raises:
@@ -153,22 +169,51 @@ def optimize(
             f"every starting molecule must have a similarity of at least {similarity:g} to {like!r}; got "
             f"{(start or [str(like)])[fine.index(False)]!r}. Leave out `start`, or lower `similarity`."
         )
+    stages = Stages(
+        output,
+        {
+            "targets": [f"{t} weight {t.weight:g}" for t in wanted],
+            "data": data_digest(molecules.x),
+            "base": "trained" if base is None else energy_digest(base.energy),
+            "fraction": fraction,
+            "strength": strength,
+            "strategy": strategy,
+            "minutes": minutes,
+            "seed": seed,
+            "n": n,
+            "n_steps": n_steps,
+            "like": like,
+            "similarity": similarity,
+            "keep": keep,
+            "start": start,
+            "threads": threads,
+            "device": device,
+            **settings,
+        },
+        every=checkpoint_every,
+        resume=resume,
+        notes=notes,
+    )
+    began -= stages.spent
     if output is not None:
         checkpoint.make_folder(output)  # a folder that cannot be made is said now
-    values, failures = property_table(molecules, wanted)
-    if strategy == "compose":  # each expert has its own best part: no molecule needs to be best in all
-        parts = {t.name: best_part(values, [t], fraction) for t in wanted}
-        groups = {t.name: (parts[t.name][0], t.weight) for t in wanted}
-        bounded = [parts[t.name][1][0] for t in wanted]
-    else:
-        rows, bounded = best_part(values, wanted, fraction)
-        groups = {"+".join(t.name for t in wanted): (rows, 1.0)}
+    stages.mark(stages.spent)
+    plan = Scoring(progress=progress) if scoring is None else scoring
+    if output is not None and plan.cache is None and checkpoint_every != 0 and _kept_on_disk(wanted):
+        plan = replace(plan, cache=Path(output) / "scores.sqlite")
+    try:
+        values, failures, groups, bounded = _select(molecules, wanted, plan, strategy, fraction)
+    except EBMError:  # scores that were computed stay where they are kept
+        stages.forget()
+        raise
 
     common = {"threads": threads, "device": device, "progress": progress, **settings}
     share = 0.7 * minutes
     if base is None:
-        base = train(molecules, minutes=0.55 * share, seed=seed, label="base", **common)
+        length = None if settings.get("n_iterations") else 0.55 * share  # by updates alone, so that a seed repeats
+        base = train(molecules, minutes=length, seed=seed, label="base", **stages.training("base"), **common)
         share *= 0.45
+        stages.mark(time.perf_counter() - began)
     experts: dict[str, MolecularModel] = {}
     history = {key: list(column) for key, column in base.history.items()}
     interrupted = base.interrupted
@@ -182,8 +227,10 @@ def optimize(
             minutes=share / len(groups),
             seed=seed + 1 + index,
             label=f"expert {name}",
+            **stages.training(f"expert-{index + 1}"),
             **common,
         )
+        stages.mark(time.perf_counter() - began)
         interrupted = experts[name].interrupted
         _append(history, experts[name].history, f"expert {name}")
 
@@ -211,23 +258,29 @@ def optimize(
     left = None if n_steps is not None else max(0.2 * 60 * minutes, 60 * minutes - (time.perf_counter() - began))
     if interrupted:  # a first Ctrl-C ends the training and leaves a short sampling, a second one ends that
         left = min(left or 20.0, 20.0)
-    with torch_threads(threads):
-        generated = generate(
-            model,
-            n,
-            seed=seed,
-            n_steps=3000 if n_steps is None else n_steps,
-            start=start,
-            keep=keep,
-            progress=progress,
-            energy=target_energy,
-            max_seconds=left,
-        )
+    drawn = stages.kept(model)
+    if drawn is None:
+        with torch_threads(threads):
+            drawn = generate(
+                model,
+                n,
+                seed=seed,
+                n_steps=3000 if n_steps is None else n_steps,
+                start=start,
+                keep=keep,
+                progress=progress,
+                energy=target_energy,
+                max_seconds=left,
+            )
+        if not drawn.expert_energies and hasattr(target_energy, "expert_energies"):
+            with torch.no_grad():
+                drawn.expert_energies = target_energy.expert_energies(drawn.x)
+        if not interrupted:
+            stages.keep(drawn, model)
+            stages.mark(time.perf_counter() - began)
+    generated = drawn
     n_steps = generated.settings["n_steps"]
-    if not generated.expert_energies and hasattr(target_energy, "expert_energies"):
-        with torch.no_grad():
-            generated.expert_energies = target_energy.expert_energies(generated.x)
-    after, failed = property_table(generated.molecules, wanted, required=False)
+    after, failed = property_table(generated.molecules, wanted, required=False, scoring=plan)
     table, figures = _rank(generated, after, bounded, values, molecules)
     figures |= {
         "n_steps": n_steps,
@@ -268,6 +321,34 @@ def _check_settings(wanted: Sequence[Target], n: int, n_steps: int | None, stren
         raise SettingError(f"`strength` must be a finite number of at least 0; got {strength!r}. Default: 1.5.")
     if not 0 < minutes < math.inf:
         raise SettingError(f"`minutes` must be a positive finite number; got {minutes!r}.")
+
+
+def _select(
+    molecules: MoleculeSet, wanted: Sequence[Target], plan: Scoring, strategy: str, fraction: float
+) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, tuple[np.ndarray, float]], list[Target]]:
+    """(values, failures, {expert: (its rows of the data, its weight)}, targets with bounds)."""
+    new = plan.cache is not None and not Path(plan.cache).exists()
+    try:
+        values, failures = property_table(molecules, wanted, scoring=plan)
+    except (DataError, SettingError):  # no value at all: nothing worth keeping
+        if new and plan.cache is not None:
+            Path(plan.cache).unlink(missing_ok=True)
+        raise
+    if strategy == "compose":  # each expert has its own best part: no molecule needs to be best in all
+        parts = {t.name: best_part(values, [t], fraction) for t in wanted}
+        groups = {t.name: (parts[t.name][0], t.weight) for t in wanted}
+        return values, failures, groups, [parts[t.name][1][0] for t in wanted]
+    rows, bounded = best_part(values, wanted, fraction)
+    return values, failures, {"+".join(t.name for t in wanted): (rows, 1.0)}, bounded
+
+
+def _kept_on_disk(wanted: Sequence[Target]) -> bool:
+    """Whether there are functions of the user, all with their source in a file, so that their version is known."""
+    functions = [t.name for t in wanted if ":" in t.name and not t.name.startswith("__main__:")]
+    try:
+        return all(source_version(name) for name in functions) if functions else False
+    except SettingError:
+        return False
 
 
 def _choose_base(base: MolecularModel | str | None, space: MolecularSpace) -> tuple[MolecularModel | None, str]:

@@ -233,7 +233,8 @@ def _run(task: Task, smiles: list[str], plan: Scoring) -> Generator[tuple[str, O
         found = ((text, outcome_of(functools.partial(function, text))) for text in smiles)
     else:
         found = _by_workers(task, smiles, plan.workers or _cores())
-    with tqdm(total=len(smiles), disable=not plan.progress, desc=f"scoring {task.name}", unit="", leave=False) as bar:
+    label = f"scoring {task.name}"
+    with tqdm(total=len(smiles), disable=not plan.progress, desc=label, unit="mol", leave=False) as bar:
         for text, outcome in found:
             bar.update()
             yield text, outcome

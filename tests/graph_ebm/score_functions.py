@@ -45,6 +45,16 @@ def hoards(smiles: str) -> float:
     return len(bytearray(24 << 20)) / len(smiles)
 
 
+def sometimes(smiles: str) -> float:
+    if "N" in smiles:
+        raise RuntimeError("no nitrogen here")
+    return math.nan if "O" not in smiles else float(len(smiles))
+
+
+def never(smiles: str) -> float:
+    raise RuntimeError("the licence server is down")
+
+
 class Rude(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words")

@@ -18,6 +18,7 @@ from graph_ebm.datasets import load
 from graph_ebm.energies import ComposedEnergy
 from graph_ebm.graphs import MoleculeSet
 from graph_ebm.model import MolecularModel, load_model
+from graph_ebm.scoring import Scoring
 from graph_ebm.targets import Target, best_part
 from graph_ebm.training import train
 
@@ -27,6 +28,7 @@ optimize = module.optimize
 
 TRAIN = {"n_iterations": 3, "network": None, "n_chains": 64, "batch": 32}
 HERE = "tests.graph_ebm.test_optimize"
+SCORES = "tests.graph_ebm.score_functions"
 pytestmark = pytest.mark.usefixtures("short_chains")
 
 
@@ -52,16 +54,6 @@ def no_training(monkeypatch):
 
 def run(data, targets="qed", **options):
     return optimize(targets, **({"data": data, "n": 24, "n_steps": 30, "progress": False, **TRAIN} | options))
-
-
-def sometimes(smiles: str) -> float:
-    if "N" in smiles:
-        raise RuntimeError("no nitrogen here")
-    return math.nan if "O" not in smiles else float(len(smiles))
-
-
-def never(smiles: str) -> float:
-    raise RuntimeError("the licence server is down")
 
 
 class Training:
@@ -194,7 +186,7 @@ def test_the_expert_moves_the_property(seed):
 
 
 def test_a_property_that_fails_sometimes_is_counted_and_ranks_last(data, base):
-    name = f"{HERE}:sometimes"
+    name = f"{SCORES}:sometimes"
     result = run(data, name, base=base, fraction=0.3)
     failures = result.figures["property_failures"]
     assert sum(failures["data"].values()) == int(np.isnan(result.before[name]).sum()) > 0
@@ -208,12 +200,14 @@ def test_a_property_that_fails_sometimes_is_counted_and_ranks_last(data, base):
 
 def test_a_property_that_always_fails_is_said_before_training(data, no_training):
     with pytest.raises(DataError, match=r"must have a value on some molecule; got none.*raised \(200\)"):
-        run(data, f"{HERE}:never")
+        run(data, f"{SCORES}:never")
 
 
 def test_a_property_that_fails_on_every_sample_does_not_lose_the_run(data, base, tmp_path):
     Training.known = frozenset(data.smiles)
-    result = run(data, f"{HERE}:only_known", base=base, n=8, output=tmp_path, start=["FC(F)(F)F"], n_steps=60)
+    here = Scoring(workers=0)  # what is known is known in this process alone
+    result = run(data, f"{HERE}:only_known", base=base, n=8, output=tmp_path, start=["FC(F)(F)F"], n_steps=60,
+                 scoring=here)  # fmt: skip
     values = result.after[f"{HERE}:only_known"]
     assert np.isnan(values).sum() >= 7
     assert len(result.molecules) >= 1
@@ -224,8 +218,8 @@ def test_a_property_that_fails_on_every_sample_does_not_lose_the_run(data, base,
 def test_no_value_at_all_gives_no_mean_and_no_warning(data, base, monkeypatch):
     whole = module.property_table
 
-    def blind(molecules, wanted, *, required=True):
-        values, failures = whole(molecules, wanted, required=required)
+    def blind(molecules, wanted, *, required=True, **options):
+        values, failures = whole(molecules, wanted, required=required, **options)
         return (
             ({k: np.full_like(v, np.nan) for k, v in values.items()}, {"qed: raised": len(molecules)})
             if (not required)
