@@ -19,6 +19,7 @@ SUITES = {
     "graph-energy": "graph_energy_suite",
     "ais": "ais",
     "networks": "networks",
+    "jem": "jem",
     "densities": "densities",
     "speed-ising": "speed_ising",
     "speed-langevin": "speed_langevin",
@@ -26,6 +27,10 @@ SUITES = {
     "speed-rbm": "speed_rbm",
     "speed-sparse": "speed_sparse",
     "anneal-peers": "anneal_peers",
+    "train-rbm-mnist": "train_rbm_mnist",
+    "train-digits": "train_digits",
+    "train-speed": "train_speed",
+    "learn-ising": "learn_ising",
 }
 
 

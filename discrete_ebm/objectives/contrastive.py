@@ -256,7 +256,8 @@ class MarkovObjective(Objective):
     ) -> ObjectiveOutput:
         """The loss with negatives that ``_steps`` steps from x make; an RBM drawn layer by layer needs no autograd."""
         kernel, n_steps = resolve_sampler(self.sampler, energy.space), self._steps(state)
-        if self.penalty or self.gradient_penalty or not (isinstance(kernel, BlockGibbs) and fits_layers(energy, kernel)):
+        by_autograd = self.penalty or self.gradient_penalty or not fits_layers(energy, kernel)
+        if by_autograd or not isinstance(kernel, BlockGibbs):
             negatives, totals = draw_negatives(kernel, energy, x, n_steps, generator=generator)
             return self._output(energy, batch, negatives, totals, state)
         offsets = state.centring() if state is not None and self.centre is not None else None
