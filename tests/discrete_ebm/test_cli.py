@@ -99,8 +99,9 @@ def test_sample_takes_an_rbm_from_a_file(capsys, tmp_path):
 
 @pytest.mark.parametrize("model", ["rbm", "ising", "mlp"])
 def test_train_then_evaluate_then_sample(capsys, tmp_path, bars, model):
+    hidden = [] if model == "ising" else ["--hidden", 6]
     code, _, err = run(
-        capsys, "train", model, "--data", bars, "--hidden", 6, "--iterations", 40, "--output", "run", "--quiet"
+        capsys, "train", model, "--data", bars, *hidden, "--iterations", 40, "--output", "run", "--quiet"
     )
     assert (code, err) == (0, "")
     code, out, _ = run(capsys, "evaluate", "run", "--n-steps", 30, "--quiet", "--json")
