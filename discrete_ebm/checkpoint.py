@@ -453,7 +453,7 @@ def _build_members(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Mod
 
     members = [_build(member, part(i)) for i, member in enumerate(config["members"])]
     if config["type"] == "Exclusion":
-        return energies.Exclusion(*members, config["strength"], config["level"])
+        return energies.Exclusion(members[0], members[1], config["strength"], config["level"])
     if "log_weights" in config:
         return energies.Mixture(members, temperatures=config["temperatures"], log_weights=config["log_weights"])
     kind: Any = energies.SumEnergy if config["type"] == "SumEnergy" else energies.Mixture

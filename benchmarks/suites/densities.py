@@ -115,7 +115,7 @@ def fitted_law(ctx: Any, name: str, objective: str, settings: dict[str, Any], lr
 def judged(energy: Any, truth: densities.Density, grid: int) -> dict[str, Any]:
     """KL(truth ‖ model) and (model ‖ truth), total variation, E_p|s − s*|²/E_p|s*|²: by quadrature."""
     model, law = de.evaluate.quadrature(energy, grid), de.evaluate.quadrature(truth, grid)
-    found = {"kl": law.kl(model), "tv": law.total_variation(model), "log_z_error": model.error}
+    found: dict[str, Any] = {"kl": law.kl(model), "tv": law.total_variation(model), "log_z_error": model.error}
     reverse = model.kl(law)
     found["reverse_kl"] = reverse if math.isfinite(reverse) else None
     if not isinstance(truth, densities.Checkerboard):
@@ -147,7 +147,11 @@ def own_update(ctx: Any, objective: str) -> dict[str, Any]:
     def whole() -> Callable[[], None]:
         energy, generator = model_of(objective, space, ctx.width, 0), torch.Generator().manual_seed(0)
         trainer = Trainer(energy, one, x, generator=generator, n_iterations=10**9, ema=None)
-        return lambda: trainer.update(x) and None
+
+        def update() -> None:
+            trainer.update(x)
+
+        return update
 
     plain = plain_update(ctx.width, x)
     found = in_turns(alone(), plain, ctx.updates, ctx.turns)

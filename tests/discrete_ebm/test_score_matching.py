@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import softplus
 
 import discrete_ebm as de
 from discrete_ebm.datasets import densities
 from discrete_ebm.energies import NoisyEnergy, ScoreNetwork, noise_conditional_mlp, noise_levels
 from discrete_ebm.energies.base import Energy
 from discrete_ebm.errors import CapabilityError, EBMError, SettingError, ShapeError, SpaceError
-from discrete_ebm.objectives import improved_contrast, score_matching
+from discrete_ebm.objectives import improved_contrast, nce, score_matching
 from discrete_ebm.objectives.score_matching import exact_trace, mean_square, model_score, sliced_trace
 
 FALSE_FAIL = 5.5  # standard errors of a mean: a false failure in 2.6e7
@@ -401,6 +402,7 @@ def test_what_needs_an_energy_refuses_a_score():
         de.evaluate.quadrature(field, 10)
 
 
+@pytest.mark.slow
 def test_annealing_through_exact_levels_draws_the_mixture():
     """Unequal far modes, exact blurred scores: the share of the heavy mode within 5.5 standard errors and a bias of
     .03 that the finite schedule leaves; without levels, Langevin from noise gives the modes equal shares."""
@@ -501,3 +503,42 @@ def test_what_does_not_fit_is_refused_before_the_first_update():
         de.fit(wrong, x, "denoising-score-matching", **quiet)
     with pytest.raises(ShapeError, match="one number a site"):
         de.sample(wrong, "langevin", n_chains=2, n_steps=2)
+
+
+# -- planted bugs -----------------------------------------------------------------------------------------------------
+
+MUTANTS = {
+    "trace with the wrong sign": (
+        score_matching, "exact_trace", lambda found, leaf: -exact_trace(found, leaf),
+        test_implicit_score_matching_of_a_quadratic_is_its_closed_form_and_least_at_the_moments_of_the_data,
+    ),
+    "square without its half": (
+        score_matching, "mean_square", lambda values: 2 * mean_square(values),
+        test_implicit_score_matching_of_a_quadratic_is_its_closed_form_and_least_at_the_moments_of_the_data,
+    ),
+    "score with the sign of the energy": (
+        score_matching, "model_score", lambda model, x: (lambda pair: (-pair[0], pair[1]))(model_score(model, x)),
+        test_denoising_is_its_formula_and_pairs_are_both_signs,
+    ),
+    "ratio of noise draws left out": (
+        nce, "nce_loss", lambda positive, negative, n: softplus(-positive).mean() + softplus(negative).mean(),
+        test_noise_contrast_is_its_formula,
+    ),
+    "judge that moves with the parameters": (
+        improved_contrast, "held_energy", lambda energy, x: energy(x),
+        lambda: test_the_term_is_the_gradient_through_the_last_step_with_the_judge_held("langevin"),
+    ),
+    "last step of twice the slope": (
+        improved_contrast, "model_score", lambda model, x: (lambda pair: (2 * pair[0], pair[1]))(model_score(model, x)),
+        lambda: test_the_term_is_the_gradient_through_the_last_step_with_the_judge_held("langevin"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.mutants
+@pytest.mark.parametrize("name", MUTANTS)
+def test_planted_bugs_die(name, monkeypatch):
+    module, attribute, bug, check = MUTANTS[name]
+    monkeypatch.setattr(module, attribute, bug)
+    with pytest.raises(AssertionError):
+        check()
