@@ -55,7 +55,7 @@ def build(record: dict[str, Any], past: dict[str, Any], run: Path, energy: Any, 
     kept = ("seed", "n_chains", "n_steps", "torch", "python", "discrete_ebm")
     return report.render(
         report.Report(
-            title=f"{past.get('model') or type(energy).__name__} on {record.get('data', 'no data')}",
+            title=f"{past.get('model') or type(energy).__name__} on {Path(record.get('data', 'no data')).name}",
             kind="discrete-ebm evaluate",
             summary=_summary(energy, past, record),
             command=command,
@@ -106,7 +106,7 @@ def _summary(energy: Any, past: Mapping[str, Any], record: Mapping[str, Any]) ->
     n = sum(p.numel() for p in energy.parameters())
     by = past["config"]["objective"]["name"] if "config" in past else ""
     how = f", trained by {by} for {past['iterations']:,} updates" if by else ""
-    rows = f"; judged on {record['rows']:,} {record['part']} rows" if "rows" in record else ""
+    rows = f"; judged on {record['rows']:,} rows ({record['part']})" if "rows" in record else ""
     note = f". Data: {past['data_note']}" if past.get("data_note") else ""
     return f"{type(energy).__name__} on {energy.space!r}, {n:,} parameters{how}{rows}{note}."
 
