@@ -326,7 +326,8 @@ def test_a_killed_process_of_devices_2_ends_the_command_with_a_sentence(data):
 @pytest.mark.slow
 def test_a_diverged_training_of_two_processes_ends_with_code_3_and_one_sentence(data):
     command = [sys.executable, "-m", "discrete_ebm.cli", *RBM, "--devices", "2", "--iterations", "2000", "--quiet"]
-    command[command.index("--lr") + 1] = "1e30"
+    command[command.index("--lr") + 1] = "3e38"  # the second update overflows, also with an eighth of it
+    command += ["--set", "training.warmup=0"]
     (code,), (said,) = ended([begin([*command, "--output", "run"], data)])
     assert code == 3, said
     told = [line for line in said.splitlines() if "Training stopped at update" in line]
