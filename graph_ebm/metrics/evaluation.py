@@ -58,19 +58,24 @@ class Figure:
 
 @dataclass(frozen=True)
 class PropertyComparison:
-    """One property in the samples and, if given, in the reference: values without NaN, and how far apart they are."""
+    """One property in the samples and, if given, in the reference: values without NaN, and how far apart they are.
+
+    ``n_failed`` samples have no value; ``failures`` counts them by reason (``raised``, ``nan``, ``timeout``, ...).
+    """
 
     name: str
     samples: np.ndarray
     reference: np.ndarray
     n_failed: int
     distance: float | None
+    failures: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "samples": _summary(self.samples),
             "reference": _summary(self.reference),
             "n_failed": self.n_failed,
+            "failures": dict(self.failures),
             "wasserstein_1": self.distance,
         }
 
@@ -119,7 +124,8 @@ class Evaluation:
             lines += ["", *_columns(
                 ("property", "samples", "reference", "Wasserstein-1", "failed"),
                 [
-                    (name, _mean_sd(c.samples), _mean_sd(c.reference), _number(c.distance), f"{c.n_failed:,}")
+                    (name, _mean_sd(c.samples), _mean_sd(c.reference), _number(c.distance),
+                     ", ".join(f"{reason} {count:,}" for reason, count in c.failures.items()) or f"{c.n_failed:,}")
                     for name, c in self.properties.items()
                 ],
             )]
@@ -259,12 +265,15 @@ def compare_properties(
         RegistryError, SettingError: a property is unknown or cannot be imported.
     """
     sides = [list(molecules_of(side)) for side in (samples, reference)]
-    found, known = (properties_module.compute(list(names), side, scoring)[0] for side in sides)
+    (found, failed), (known, _) = (properties_module.compute(list(names), side, scoring) for side in sides)
+    reasons: dict[str, dict[str, int]] = {name: {} for name in found}
+    for (name, reason), count in failed.counts().items():
+        reasons[name][reason] = count
     out = {}
     for name, values in found.items():
         finite, other = values[np.isfinite(values)], known[name][np.isfinite(known[name])]
         distance = distributions.wasserstein(finite, other)
-        out[name] = PropertyComparison(name, finite, other, len(values) - len(finite), distance)
+        out[name] = PropertyComparison(name, finite, other, len(values) - len(finite), distance, reasons[name])
     return out
 
 

@@ -117,12 +117,19 @@ def test_unknown_property_is_named():
         evaluate(SMILES, properties=["qedd"])
 
 
-def test_property_values_that_fail_are_counted(tmp_path, monkeypatch):
-    (tmp_path / "odd_property.py").write_text("def f(smiles):\n    return float('nan') if 'O' in smiles else 1.0\n")
+def test_property_values_that_fail_are_counted_by_reason(tmp_path, monkeypatch):
+    (tmp_path / "odd_property.py").write_text(
+        "def f(smiles):\n    return 1 / (len(smiles) - 1) if 'O' not in smiles else float('nan')\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    found = evaluate(["CC", "CCO", "CO"], properties=["odd_property:f"]).properties["odd_property:f"]
-    assert found.n_failed == 2
+    evaluation = evaluate(["CC", "CCO", "CO", "C"], properties=["odd_property:f", "mw"])
+    found = evaluation.properties["odd_property:f"]
+    assert found.n_failed == 3
     assert found.samples.tolist() == [1.0]
+    assert found.failures == {"nan": 2, "raised": 1}
+    assert evaluation.to_dict()["properties"]["odd_property:f"]["failures"] == {"nan": 2, "raised": 1}
+    assert evaluation.properties["mw"].failures == {}
+    assert "nan 2, raised 1" in evaluation.table()
 
 
 def test_similarities_agree_with_rdkit_pair_by_pair():
