@@ -65,7 +65,7 @@ def digits() -> list[torch.Tensor]:
     print(f"{'digits':26s} read as 3   thick   both")
     pictures = []
     for name, energy in laws.items():
-        draws = de.sample(energy, "gibbs", n_chains=DRAWS, n_steps=4 * STEPS, seed=0).last
+        draws = de.sample(energy, "gwg", n_chains=DRAWS, n_steps=20 * STEPS, seed=0).last
         nearest = torch.cdist(draws.float(), data.test.flatten(1).float()).argmin(1)
         is_three, is_thick = data.labels["test"][nearest] == 3, draws.sum(1) > limit
         shares = [hit.float().mean() for hit in (is_three, is_thick, is_three & is_thick)]
