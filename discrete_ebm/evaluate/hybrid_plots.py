@@ -38,7 +38,8 @@ def reliability(found: Calibration | Mapping[str, Calibration], *, ax: Axes | No
             colour = PALETTE[number % len(PALETTE)]
             share = (one.bin_counts[seen] / one.bin_counts.sum()).numpy()
             confidence, accuracy = one.bin_confidence[seen].numpy(), one.bin_accuracy[seen].numpy()
-            ax.plot(confidence, accuracy, color=colour, linewidth=1.2,
+            ax.plot(confidence, accuracy, color=colour, linewidth=0.6, alpha=0.6)
+            ax.plot([], [], color=colour, linewidth=4,
                     label=f"{name}{': ' if name else ''}ECE {one.ece:.3f}, accuracy {one.accuracy:.3f}")
             ax.scatter(confidence, accuracy, s=12 + 300 * share, color=colour, alpha=0.5, linewidths=0)
         ax.set_xlim(0, 1.02)
@@ -47,7 +48,7 @@ def reliability(found: Calibration | Mapping[str, Calibration], *, ax: Axes | No
         ax.set_xlabel("confidence, max p(y | x)")
         ax.set_ylabel("accuracy")
         ax.set_title("Reliability")
-        ax.legend(loc="upper left")
+        ax.legend(loc="lower right", fontsize=8)
     return ax
 
 
@@ -116,8 +117,8 @@ def image_grid(x: Tensor, n_columns: int = 10, *, titles: Sequence[str] = (), lo
         raise ShapeError(f"`x` must have shape (n, [1 or 3,] height, width); got {tuple(x.shape)}.")
     if isinstance(n_columns, bool) or not isinstance(n_columns, int) or n_columns < 1:
         raise SettingError(f"`n_columns` must be a whole number of at least 1; got {n_columns!r}.")
-    low = float(x.min()) if low is None else low
-    high = float(x.max()) if high is None else high
+    low = float(x.min() if low is None else low)
+    high = float(x.max() if high is None else high)
     n_rows = -(-len(x) // n_columns)
     height, width = x.shape[2] + 1, x.shape[3] + 1
     board = torch.full((x.shape[1], n_rows * height - 1, n_columns * width - 1), high)

@@ -25,6 +25,7 @@ from discrete_ebm.objectives.layers import contrast_layers, fits_layers
 from discrete_ebm.objectives.needs import finite_number, fraction, need_discrete, need_states, whole_number
 from discrete_ebm.objectives.noise import Sitewise, site_frequencies
 from discrete_ebm.objectives.registry import ObjectiveSpec, register
+from discrete_ebm.objectives.temperature import remember_temperature
 from discrete_ebm.samplers.base import Kernel
 from discrete_ebm.samplers.block_gibbs import BlockGibbs
 from discrete_ebm.spaces import Binary, Categorical, Encoding, Ordinal, Spin, map_encoding
@@ -233,7 +234,7 @@ class MarkovObjective(Objective):
 
     def _prepare(self, energy: Any, data: Any, state: MarkovState, generator: torch.Generator) -> None:
         """Check the settings against energy and data, and make what they need."""
-        resolve_sampler(self.sampler, energy.space)
+        remember_temperature(energy, resolve_sampler(self.sampler, energy.space))
         if self.data_noise:
             space = need_discrete("data_noise", energy)
             state.noise = Sitewise("bernoulli", self.data_noise, space.n_values, generator.device)

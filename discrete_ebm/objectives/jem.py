@@ -36,7 +36,6 @@ from discrete_ebm.objectives.labelled import LabelledStates
 from discrete_ebm.objectives.needs import finite_number, fraction, whole_number
 from discrete_ebm.objectives.registry import ObjectiveSpec, register
 from discrete_ebm.samplers.base import Kernel
-from discrete_ebm.samplers.continuous import implied_temperature
 from discrete_ebm.samplers.sgld import SGLD
 from discrete_ebm.spaces import Real
 
@@ -170,6 +169,7 @@ class JEM(MarkovObjective):
         augment: (x, generator) -> x, in the term of p(y | x) only: p(x) must not learn augmented images.
         sam: radius of sharpness-aware minimisation, 0 = off; doubles the cost of the gradient, not of the chains.
         penalty, max_steps, gradient_penalty, data_noise (discrete sites): see :class:`MarkovObjective`.
+    Source: Grathwohl et al. 2020, "Your classifier is secretly an energy based model", arXiv:1912.03263, algorithm 1.
     """
 
     sampler: str | Kernel = _SAMPLER
@@ -221,8 +221,6 @@ class JEM(MarkovObjective):
         if not self.x_weight:
             return JEMState(ChainBank(energy.space, 1, generator=generator), torch.zeros(1, dtype=torch.int64), None,
                             labelled)
-        kernel = resolve_sampler(self.sampler, energy.space)
-        energy.implied_temperature = implied_temperature(kernel)
         gaussians = self._gaussians(energy, data, labelled)
         labels = _classes(labelled, energy.n_classes, self.bank_size, generator)
         x0 = None
@@ -355,7 +353,8 @@ register(
         "a classifier and the density of its inputs as one model",
         "Grathwohl et al. 2020",
         needs_sampler=True,
-        needs_gradient=True,
+        spaces="a classifier's",
+        task="labelled",
         cost="data, negatives and labelled rows once, and n_steps of the sampler",
         use_when="Labels, and calm answers far from the data: robustness, out-of-distribution, rows without labels.",
     )

@@ -21,7 +21,8 @@ class ObjectiveSpec:
     ``needs_sampler``: negatives come from a Markov chain. ``spaces``: what an energy's space must be, in words ("any"
     as far as the sampler goes). ``needs_gradient``: of the energy in its encoding. ``uses``: optional capabilities that
     make it faster. ``task``: "density" learns p(x) by itself; "structured" learns to answer and must be told what the
-    answer is. ``cost``: energies evaluated per row and update. ``use_when``: one or two sentences.
+    answer is; "labelled" takes a classifier's energy and LabelledStates. ``cost``: energies evaluated per row and
+    update. ``use_when``: one or two sentences.
     """
 
     name: str

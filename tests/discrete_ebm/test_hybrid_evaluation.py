@@ -93,7 +93,7 @@ def linear(weight: torch.Tensor, space: de.Space) -> de.energies.ClassifierEnerg
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
 def test_of_a_linear_classifier_the_attack_finds_the_worst_case_and_accuracy_is_exact(norm, dual):
     generator = torch.Generator().manual_seed(2)
-    weight = torch.randn(6, generator=generator)
+    weight = 0.01 * torch.randn(6, generator=generator)  # the direction counts, not the size of the gradient
     energy = linear(weight, de.Real(6))
     x = torch.randn(300, 6, generator=generator)
     y = (x @ weight < 0).long()
@@ -190,7 +190,10 @@ def test_gaussian_classes_are_judged_as_classifier_and_density_and_drawn(tmp_pat
     de.evaluate.log_density_histograms({"truth": groups}, path=tmp_path / "b.png")
     de.evaluate.curves({"truth": ([0, 1], [0.9, 0.5])}, x_label="radius", y_label="accuracy",
                        spread={"truth": [0.01, 0.02]}, path=tmp_path / "c.png")
-    de.evaluate.image_grid(torch.rand(5, 4, 4), 3, titles=["a", "b"], path=tmp_path / "d.png")
+    images = torch.rand(5, 4, 4, generator=generator)
+    figure = de.evaluate.image_grid(images, 3, titles=["a", "b"], low=0, high=1, path=tmp_path / "d.png")
+    shown = np.asarray(figure.axes[0].images[0].get_array())
+    np.testing.assert_allclose(shown[5:9, 5:9], images[4].numpy())  # second row, second column, a line between
     assert all((tmp_path / f"{name}.png").stat().st_size > 2000 for name in "abcd")
     with pytest.raises(ShapeError, match="height, width"):
         de.evaluate.image_grid(torch.rand(5, 2, 4, 4))
