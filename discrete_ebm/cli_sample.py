@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -84,18 +85,28 @@ def sample(
     energy = energy.to(cli_support.check_device(device))
     if plots:
         de.plots.check()  # before the work
-    chains = de.sample(
-        energy,
-        sampler,
-        n_chains=n_chains,
-        n_steps=n_steps,
-        burn_in=burn_in,
-        thin=thin,
-        beta=beta,
-        seed=seed,
-        progress=not quiet,
-    )
-    folder = checkpoint.make_folder(output or cli_results.dated(f"sample-{Path(model).stem}"))
+    folder = checkpoint.make_folder(output or cli_results.dated(f"sample-{Path(model).stem}"))  # before the work
+    try:
+        chains = de.sample(
+            energy,
+            sampler,
+            n_chains=n_chains,
+            n_steps=n_steps,
+            burn_in=burn_in,
+            thin=thin,
+            beta=beta,
+            seed=seed,
+            progress=not quiet,
+        )
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # something else lies in it
+            folder.rmdir()
+            if output is None:
+                folder.parent.rmdir()
+        if isinstance(error, KeyboardInterrupt):
+            click.echo("discrete-ebm: interrupted; draws are written at the end, so there are none.", err=True)
+            raise click.exceptions.Exit(cli_support.EXIT_INTERRUPTED) from None
+        raise
     record = {
         "kind": "sample",
         "model": model,

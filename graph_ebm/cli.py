@@ -240,7 +240,7 @@ def generate(
     from graph_ebm.model import load_model
     from graph_ebm.report import render
     from graph_ebm.report_builders import generation_report
-    from graph_ebm.run_folder import provenance, write_molecules
+    from graph_ebm.run_folder import provenance, ready_file, write_molecules
 
     check_device(device)
     check_smarts(keep, "--keep")
@@ -250,6 +250,7 @@ def generate(
     settings = {"model": str(model), "n": n, "seed": seed, "steps": steps, "beta": beta, "start": starts, "keep": keep}
     options = {"seed": seed, "progress": not quiet, **_given(n_steps=steps, beta=beta, start=starts, keep=keep)}
     if output is not None and output.suffix.lower() in _FILE_ENDINGS:
+        ready_file(output)  # not after the sampling, which would be lost
         begin = time.monotonic()
         found = draw(_on(energy, device), n, **options)
         write_molecules(output, found.table())

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import secrets
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -82,6 +83,25 @@ def _dated(name: str) -> Path:
     stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}"
     path = Path("runs") / stem
     return path if not path.exists() else Path("runs") / f"{stem}-{secrets.token_hex(2)}"
+
+
+def ready_file(path: str | Path) -> Path:
+    """A file that is to be written after a long computation: its folder is made and tried now.
+
+    Raises:
+        CheckpointError: the folder cannot be made or written to, or ``path`` is a folder.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    if path.is_dir():
+        raise CheckpointError(f"`{path}` must be a file; got a folder of that name. Choose another name.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            return path
+    except OSError as error:
+        raise CheckpointError(
+            f"`{path}` must be writable; got {error.strerror or error}. Choose another place with --output."
+        ) from error
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:

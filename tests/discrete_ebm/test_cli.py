@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,6 +250,19 @@ def test_ctrl_c_while_sampling_exits_with_130(capsys, monkeypatch):
 
     monkeypatch.setattr("discrete_ebm.chains.advance", stop)
     monkeypatch.setattr(de, "sample", stop)
-    code, _, err = run(capsys, "sample", "ising")
+    code, _, err = run(capsys, "sample", "ising", "--output", "stopped")
     assert code == 130
     assert len(err.strip().splitlines()) == 1
+    assert "there are none" in err  # nothing is claimed to be kept, and nothing lies about
+    assert not Path("stopped").exists()
+
+
+def test_sample_says_before_the_work_that_it_cannot_write(capsys, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("sampled first")
+
+    monkeypatch.setattr(de, "sample", never)
+    Path("file").write_text("mine")
+    code, _, err = run(capsys, "sample", "ising", "--output", "file")
+    assert code == 2
+    assert "must be a folder" in err

@@ -156,6 +156,15 @@ def test_generate_writes_one_file_when_asked(calls, tmp_path, name, capsys):
     assert "5 molecules" in capsys.readouterr().out
 
 
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_sampled(calls, molecules, tmp_path, capsys):
+    assert "Choose another" in fails(capsys, "generate", tmp_path, "--output", molecules / "new.smi")
+    (tmp_path / "folder.smi").mkdir()
+    assert "must be a file" in fails(capsys, "generate", tmp_path, "--output", tmp_path / "folder.smi")
+    assert "generate" not in calls
+    assert call("generate", tmp_path, "-n", 3, "--output", tmp_path / "made" / "below" / "new.smi") == 0
+    assert [p.name for p in (tmp_path / "made" / "below").iterdir()] == ["new.smi"]
+
+
 def test_generate_passes_on_what_was_asked(calls, molecules, tmp_path):
     assert call("generate", tmp_path, "-n", 4, "--start", "OCC", "--keep", "CO", "--steps", 9, "--beta", 0.5,
                 "--reference", molecules, "--quiet", "--output", tmp_path / "out") == 0  # fmt: skip
