@@ -328,6 +328,13 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_every_site_of_the_pictures_of_the_rbm_suite_takes_both_values():
+    pictures = suite("rbm").strokes(28, 10_000, seed=0).float()
+    assert 0 < float(pictures.mean(0).min())
+    assert float(pictures.mean(0).max()) < 1
+
+
 def test_a_part_over_its_limit_is_not_run_and_says_so():
     energy = de.energies.Ising.lattice((4, 4), 0.3)
     part = measure.efficiency(energy, registry.create("gibbs"), n_chains=4, n_steps=10**9, burn_in=5, seed=0, limit=1.0)

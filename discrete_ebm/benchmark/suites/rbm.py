@@ -52,7 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def strokes(side: int, n: int, seed: int) -> Tensor:
     """(n, side, side) int8 pictures of two to four thick line segments: a stand-in for handwriting, made anywhere."""
     generator = torch.Generator().manual_seed(seed)
-    ends = torch.rand(n, 4, 2, 2, generator=generator) * (side - 5) + 2
+    ends = torch.rand(n, 4, 2, 2, generator=generator) * side - 0.5  # to the border: no site is always 0
     drawn = torch.arange(4) < torch.randint(2, 5, (n, 1), generator=generator)
     grid = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()  # (P, 2)
     picture = torch.zeros(n, side * side, dtype=torch.bool)
