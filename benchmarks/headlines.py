@@ -79,8 +79,11 @@ def qm9(records: Records) -> list[Row]:
 def druglike(records: Records) -> list[Row]:
     """The curve, and the null models at equal novelty and similarity."""
     part = next(name for name in records[0]["parts"] if "fcd_of_model" in records[0]["parts"][name])
+    one = "training molecules + 1 random moves"
     beside = (
-        f"ZINC itself {value(records, 'training molecules', 'fcd', '.2f')}; perturbed training molecules "
+        f"ZINC itself {value(records, 'training molecules', 'fcd', '.2f')}; one random move on each training molecule "
+        f"{value(records, one, 'fcd', '.1f')} ({value(records, one, 'novel', '.1%')} new); perturbed "
+        "training molecules "
         f"{value(records, part, 'novelty.fcd_of_perturbed', '.1f')} at equal novelty, "
         f"{value(records, part, 'similarity.fcd_of_perturbed', '.1f')} at equal similarity; counts of parts alone "
         f"{value(records, 'counts only/2000', 'fcd', '.1f')}"
@@ -115,11 +118,12 @@ def composed(records: Records) -> list[Row]:
         return value(records, f"{energy}/{at}", "hits.both.hit_rate", ".1%")
 
     part = f"E_Q + E_P - E_0/{at}"
+    size = value(records, part, "sizes.both.mean_of_hits", ".1f")
     figures = (
         f"E_Q + E_P − E_0: {rate('E_Q + E_P - E_0')}, lift "
         f"{experts.lift([markdown.get(r['parts'].get(part), 'hits.both') for r in records])}; mean size "
-        f"{value(records, part, 'mean_heavy_atoms', '.1f')} heavy atoms, the data's hits "
-        f"{value(records, part, 'sizes.both.mean_of_hits', '.1f')}"
+        f"{value(records, part, 'mean_heavy_atoms', '.1f')} heavy atoms"
+        + ("" if size == "-" else f", the data's hits {size}")
     )
     beside = (
         f"data {value(records, part, 'hits.both.base_rate', '.2%')}; half sum {rate('0.5 E_Q + 0.5 E_P')}; one "
@@ -130,7 +134,7 @@ def composed(records: Records) -> list[Row]:
 
 
 def rivals(records: Records) -> list[Row]:
-    """The genetic algorithm with as many property calls, and the random screen."""
+    """The genetic algorithm and the random walk, each with the property calls it paid; labels of data are calls."""
     rows = []
     for task, expert in nulls.TASKS.items():
         names = list(dict.fromkeys(name for record in records for name in record["parts"]))
@@ -138,7 +142,7 @@ def rivals(records: Records) -> list[Row]:
 
         def of(name: str) -> str:
             hits, best = value(records, name, "new_hits", ".1%"), value(records, name, "top10", ".3f")
-            return f"{hits}, best ten {best}"
+            return f"{hits}, best ten {best} ({value(records, name, 'calls', ',.0f')} calls)"
 
         won = [markdown.get(r["parts"].get(f"{task}: who wins"), "new_hits.of makers of new molecules.method")
                for r in records]  # fmt: skip
