@@ -143,6 +143,11 @@ class Trainer:
             self.state.average = processes.mean  # type: ignore[method-assign]
         self.watch = None if guard is None else Watch(guard, natural_gap(energy.space))
         self.ema = None if ema is None else copy.deepcopy(energy).requires_grad_(False)
+        # found once: updates change these tensors in place, and a search through the modules costs as much as a layer
+        self._named = list(energy.named_parameters())
+        self._averaged: list[tuple[Tensor, Tensor]] = []
+        if self.ema is not None:
+            self._averaged = list(zip(self.ema.parameters(), energy.parameters(), strict=True))
         self.history: dict[str, list[float]] = {}
         self.negatives: Tensor | None = None
         self.iteration = 0
@@ -396,19 +401,22 @@ class Trainer:
                 seconds=self._now() - self.began,
             )
             self.processes.average_gradients(self._trained)
-        norm = nn.utils.clip_grad_norm_(self._trained, math.inf if self.clip is None else self.clip)
+        gradients = [p.grad for p in self._trained if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         numbers = {"loss": output.loss.detach(), **output.terms, "gradient_norm": norm.detach()}
-        columns = torch.stack([value.detach().to(torch.float64) for value in numbers.values()])
+        columns = stacked([value.detach() for value in numbers.values()])
         values = self.processes.mean(columns, agreed=True).tolist()  # one read
         terms = dict(zip(numbers, values, strict=True))
         check_finite_terms({name: value for name, value in terms.items() if name != "gradient_norm"})
         if not math.isfinite(terms["gradient_norm"]):
             check_finite_tensors("gradient", ((name, p.grad) for name, p in self.energy.named_parameters()))
             raise NonFiniteEnergyError("`gradient` norm must be finite; got infinity from finite entries. Lower lr.")
+        if self.clip is not None and terms["gradient_norm"] > self.clip:  # else there is nothing to multiply by
+            nn.utils.clip_grads_with_norm_(self._trained, self.clip, norm)
         self.optimizer.step()
         if self.processes.n > 1:
             self._share_buffers()
-        check_finite_tensors("parameters", self.energy.named_parameters())
+        check_finite_tensors("parameters", self._named)
         self.negatives = output.negatives
         return terms
 
@@ -436,10 +444,11 @@ class Trainer:
             return
         weight = 1 - min(self.ema_decay, self.iteration / (self.iteration + 9))  # forget the start sooner
         with torch.no_grad():
-            for mean, value in zip(self.ema.parameters(), self.energy.parameters(), strict=True):
-                mean.lerp_(value.detach().to(mean.dtype), weight)
-            for own, value in zip(self.ema.buffers(), self.energy.buffers(), strict=True):
-                own.copy_(value)
+            for mean, value in self._averaged:
+                mean.lerp_(value if value.dtype == mean.dtype else value.to(mean.dtype), weight)
+            if self._before.n_buffers:
+                for own, value in zip(self.ema.buffers(), self.energy.buffers(), strict=True):
+                    own.copy_(value)
 
     def _log(self, terms: dict[str, float]) -> None:
         terms = {
@@ -477,6 +486,12 @@ class _Snapshot:
         with torch.no_grad():
             for copied, tensor in zip(self.copies, self.tensors, strict=True):
                 tensor.copy_(copied)
+
+
+def stacked(values: list[Tensor]) -> Tensor:
+    """(n,) float64 of numbers ()."""
+    same = all(value.dtype == values[0].dtype and value.device == values[0].device for value in values)
+    return torch.stack(values if same else [value.to(torch.float64) for value in values]).to(torch.float64)
 
 
 def make_optimizer(

@@ -64,17 +64,12 @@ def contrast_layers(
         NonFiniteEnergyError: names the chains.
     """
     n_rows, dtype = len(batch), energy.weight.dtype
-    data = batch.reshape(n_rows, -1).to(dtype)
-    if x is batch:
-        odds = start_odds = torch.addmm(energy.hidden_bias, data, energy.weight)
-        start = data
-    else:
-        start = x.reshape(len(x), -1).to(dtype)
-        both = torch.addmm(energy.hidden_bias, torch.cat([data, start]), energy.weight)
-        odds, start_odds = both[:n_rows], both[n_rows:]
-    positive = _energies(energy, data, odds)
-    began = positive if x is batch else _energies(energy, start, start_odds)
-    state = ChainState(x, began, {"hidden_odds": start_odds}, torch.zeros((), dtype=torch.int64))
+    both = (batch if x is batch else torch.cat([batch, x])).flatten(1).to(dtype)
+    odds = torch.addmm(energy.hidden_bias, both, energy.weight)
+    energies = -(both @ energy.visible_bias) - softplus(odds).sum(1)
+    chains = slice(0, None) if x is batch else slice(n_rows, None)
+    state = ChainState(x, energies[chains], {"hidden_odds": odds[chains]}, torch.zeros((), dtype=torch.int64))
+    data, odds, positive = both[:n_rows], odds[:n_rows], energies[:n_rows]
     raise_if_not_finite(energy, state, StepTotals.zero(state.energy), "at the start of its steps")
     state, totals = advance(kernel, energy, state, n_steps, generator=generator)
 
@@ -92,10 +87,11 @@ def contrast_layers(
         visible_bias = visible_bias - weight @ offsets.hidden
         hidden_bias = hidden_bias - weight.t() @ offsets.visible
 
-    gap = state.energy.mean() - positive.mean()
+    here, there = positive.mean(), state.energy.mean()
+    gap = there - here
     terms = {
-        "positive_energy": positive.mean(),
-        "negative_energy": state.energy.mean(),
+        "positive_energy": here,
+        "negative_energy": there,
         "gap": gap,
         "spread": positive.std(correction=0),
     }
@@ -124,8 +120,3 @@ class _Given(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *(outer[0] * part for part in ctx.derivatives)
-
-
-def _energies(energy: BernoulliRBM, v: Tensor, odds: Tensor) -> Tensor:
-    """(C,) of visible units (C, N) and their hidden log odds (C, H)."""
-    return -(v @ energy.visible_bias) - softplus(odds).sum(1)
