@@ -9,7 +9,7 @@ arXiv:1912.03263, eqs. 3–6.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -195,7 +195,7 @@ def _wrong_logits(found: Any, wanted: str) -> ShapeError:
 
 
 @contextmanager
-def _steady(parts: list[nn.Module]) -> Iterator[None]:
+def _steady(parts: Sequence[nn.Module]) -> Iterator[None]:
     """These modules out of training mode within the block."""
     for part in parts:
         part.training = False

@@ -92,10 +92,10 @@ def pgd(energy: ClassEnergy, x: Any, label: Any, epsilon: float, *, norm: str = 
         for _ in range(n_steps):
             _, slope = _loss(energy, at, y, refine, generator)
             at = _inside(energy, x, at + step * _direction(slope, norm), epsilon, norm)
-        loss, _ = _loss(energy, at, y, refine, generator)
-        value = loss.double() + 1e6 * (_log_p(energy, at, refine, generator).argmax(1) != y)
-        better = value > worst
-        best[better], worst[better] = at[better], value[better]
+        odds, _ = _loss(energy, at, y, refine, generator)
+        score = odds.double() + 1e6 * (_log_p(energy, at, refine, generator).argmax(1) != y)
+        better = score > worst
+        best[better], worst[better] = at[better], score[better]
     return best
 
 
