@@ -242,8 +242,12 @@ def _parts(data: Any) -> dict[str, int]:
 def _objective(config: dict[str, dict[str, Any]], energy: Any, completed: bool) -> Any:
     """The objective with its sampler; what was left open is written into ``config``."""
     import discrete_ebm as de
+    from discrete_ebm import models, run_config
     from discrete_ebm.errors import SettingError
 
+    suits = models.spec(config["model"]["name"]).suits.get("objective")
+    if not energy.space.is_discrete and config["objective"] == suits:
+        config["objective"] = dict(run_config.DEFAULTS["objective"])  # what suits the model on discrete data only
     section = config["objective"]
     row = de.objectives.spec(section["name"])
     settings = {key: _frozen(value) for key, value in section.items() if key != "name"}

@@ -258,6 +258,8 @@ def needs_completion(name: str, settings: dict[str, Any]) -> bool:
 
 _BITS, _VALUES = ("Binary",), ("Binary", "Spin", "Categorical", "Ordinal")
 _CENTRED: dict[str, dict[str, Any]] = {"objective": {"centre": "data"}, "training": {"optimizer": "sgd", "lr": 0.2}}
+_FEW_FLIPS: dict[str, dict[str, Any]] = {"objective": {"name": "pseudo-likelihood", "sites": 8},
+                                         "training": {"lr": 0.001}}  # fmt: skip
 _SPECS = {row.name: row for row in (
     ModelSpec("rbm", _rbm, "restricted Boltzmann machine of bits", _BITS, suits=_CENTRED),
     ModelSpec("categorical-rbm", _categorical_rbm, "RBM of softmax units", ("Categorical",)),
@@ -271,7 +273,7 @@ _SPECS = {row.name: row for row in (
     ModelSpec("deep-boltzmann", _deep_boltzmann, "layers of hidden units", _BITS, completed=True),
     ModelSpec("product-of-experts", _product_of_experts, "a product of mixtures of independent sites", _VALUES),
     ModelSpec("mean-field", _mean_field, "independent sites: the baseline", _VALUES),
-    ModelSpec("mlp", _mlp, "a perceptron on the marginals of the data", (*_VALUES, "Real")),
+    ModelSpec("mlp", _mlp, "a perceptron on the marginals of the data", (*_VALUES, "Real"), suits=_FEW_FLIPS),
     ModelSpec("resnet", _resnet, "ResNet-64 on the marginals of the data, for images", (*_VALUES, "Real")),
     ModelSpec("jem", _jem, "a classifier that is a density too; pixels become reals", (*_VALUES, "Real")),
     ModelSpec("transformer", _transformer, "attention over sites, on the marginals of the data", _VALUES),

@@ -124,14 +124,19 @@ def resolve(*layers: Mapping[str, Mapping[str, Any]], where: str = "the config")
 
 
 def _suited(layers: Sequence[Mapping[str, Mapping[str, Any]]]) -> Mapping[str, Mapping[str, Any]]:
-    """What suits the model that the layers end with, trained by the default objective; nothing otherwise."""
-    model, objective = None, DEFAULTS["objective"]["name"]
+    """What suits the model that the layers end with, where they leave the objective open; nothing otherwise.
+
+    What suits it may be another objective: not where a sampler or a setting of the default objective is asked for.
+    """
+    model, objective, asked = None, DEFAULTS["objective"]["name"], False
     for layer in layers:
         model = layer.get("model", {}).get("name", model)
         objective = layer.get("objective", {}).get("name", objective)
+        asked = asked or bool(layer.get("objective") or layer.get("sampler"))
     if model not in models.names() or objective != DEFAULTS["objective"]["name"]:
         return {}
-    return models.spec(str(model)).suits
+    suits = models.spec(str(model)).suits
+    return {} if asked and suits.get("objective", {}).get("name", objective) != objective else suits
 
 
 def check(config: Config, where: str = "the config") -> None:

@@ -25,7 +25,7 @@ def main(path: str) -> None:
     package, model = str(problem["package"]), str(problem["model"])
     build = {"discrete_ebm": ours, "rbms": rbms, "learnergy": learnergy, "scikit-learn": scikit_learn,
              "ebmkit": ebmkit}[package]  # fmt: skip
-    update, name, note = build(problem, model)
+    update, release, note = build(problem, model)
     n, rounds = int(problem["updates"]), int(problem["rounds"])
     before = _peak()
     update(max(2, n // 5))
@@ -38,7 +38,7 @@ def main(path: str) -> None:
     print(json.dumps({
         "seconds": n * float(np.median(walls)), "cpu_seconds": n * float(np.median(cpus)), "updates": n,
         "ms": 1e3 * float(np.median(cpus)), "ms_low": 1e3 * min(cpus), "ms_high": 1e3 * max(cpus),
-        "peak_mib": _peak(), "before_mib": before, "version": version(name), "note": note,
+        "peak_mib": _peak(), "before_mib": before, "version": release, "note": note,
     }))  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def ours(problem: dict[str, Any], model: str) -> Built:
         for _ in range(n):
             trainer.update(next(batches))
 
-    return update, "discrete-ebm", "guard, averaged parameters and history included"
+    return update, de.__version__, "guard, averaged parameters and history included"
 
 
 def rbms(problem: dict[str, Any], model: str) -> Built:
@@ -106,7 +106,7 @@ def rbms(problem: dict[str, Any], model: str) -> Built:
                                           centered=bool(problem["centre"]))  # fmt: skip
                 optimizer.step()
 
-    return update, "rbms", "its update alone, without the HDF5 file that its loop writes every time"
+    return update, version("rbms"), "its update alone, without the HDF5 file that its loop writes every time"
 
 
 def learnergy(problem: dict[str, Any], model: str) -> Built:
@@ -129,7 +129,7 @@ def learnergy(problem: dict[str, Any], model: str) -> Built:
             cost.backward()
             rbm.optimizer.step()
 
-    return update, "learnergy", "CD from the data (it has no PCD), without the pseudo-likelihood that its fit adds"
+    return update, version("learnergy"), "CD from the data (it has no PCD), without the pseudo-likelihood that its fit adds"
 
 
 def scikit_learn(problem: dict[str, Any], model: str) -> Built:
@@ -142,7 +142,7 @@ def scikit_learn(problem: dict[str, Any], model: str) -> Built:
         BernoulliRBM(int(problem["hidden"]), learning_rate=1e-3, batch_size=batch, n_iter=1,
                      random_state=0).fit(data[: n * batch])  # fmt: skip
 
-    return update, "scikit-learn", "fit in float32; plain gradients, nothing watched or averaged"
+    return update, version("scikit-learn"), "fit in float32; plain gradients, nothing watched or averaged"
 
 
 def ebmkit(problem: dict[str, Any], model: str) -> Built:
@@ -178,7 +178,7 @@ def ebmkit(problem: dict[str, Any], model: str) -> Built:
     def update(n: int) -> None:
         trainer.fit(data, steps=n, batch_size=batch, verbose=False)
 
-    return update, "ebmkit", "its trainer and replay buffer, averaged parameters included"
+    return update, version("ebmkit"), "its trainer and replay buffer, averaged parameters included"
 
 
 if __name__ == "__main__":

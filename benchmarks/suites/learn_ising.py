@@ -25,31 +25,26 @@ _METHODS: list[dict[str, Any]] = [
     {"objective": "pcd", "sampler": "gibbs", "n_steps": 1},
     {"objective": "pcd", "sampler": "gibbs", "n_steps": 1, "l1": 0.1},
     {"objective": "pcd", "sampler": "gwg", "n_steps": 5},
-    {"objective": "pcd", "sampler": "gwg", "n_steps": 50},
     {"objective": "pcd", "sampler": "dmala", "n_steps": 5},
-    {"objective": "pcd", "sampler": "pas", "n_steps": 5},
     {"objective": "cd", "sampler": "gibbs", "n_steps": 1},
     {"objective": "ratio-matching"},
     {"objective": "probability-flow"},
-    {"objective": "concrete-score-matching"},
     {"objective": "energy-discrepancy"},
     {"objective": "cnce"},
 ]
 _GRAPHS: list[dict[str, Any]] = [
     {"kind": "lattice", "side": 25, "coupling": 0.2},
-    {"kind": "random", "nodes": 100, "degree": 2},
     {"kind": "random", "nodes": 200, "degree": 2},
 ]
 _CONTACTS: dict[str, Any] = {"sites": 50, "k": 21, "contacts": 50, "apart": 4, "coupling": 1.0, "field": 1.0,
-                             "rows": 1000, "sweeps": 200}  # fmt: skip
+                             "rows": 1000, "sweeps": 50}  # fmt: skip
 _POTTS: list[dict[str, Any]] = [
     {"objective": "pseudo-likelihood"},
     {"objective": "pcd", "sampler": "gibbs", "n_steps": 1},
-    {"objective": "cd", "sampler": "gibbs", "n_steps": 1},
 ]
 SETTINGS: dict[str, dict[str, Any]] = {
     "full": {"threads": 1, "rows": 2000, "graphs": _GRAPHS, "methods": _METHODS, "seconds": 6, "lr": 0.01,
-             "batch": 100, "warmup": 20, "alignment": _CONTACTS, "potts": _POTTS, "potts_seconds": 20, "potts_lr": 0.01,
+             "batch": 100, "warmup": 20, "alignment": _CONTACTS, "potts": _POTTS, "potts_seconds": 8, "potts_lr": 0.01,
              "potts_decay": 0.01},
     "small": {"threads": 1, "rows": 100, "graphs": [{"kind": "lattice", "side": 4, "coupling": 0.2},
                                                     {"kind": "random", "nodes": 10, "degree": 2}],

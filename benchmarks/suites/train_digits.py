@@ -20,10 +20,8 @@ _WALKS: list[dict[str, Any]] = [
     {"sampler": "pas", "n_steps": 2},
     {"sampler": "gibbs", "n_steps": 1},
     {"sampler": "metropolis", "n_steps": 10},
-    {"sampler": "locally-balanced", "n_steps": 1},
     {"sampler": "dlmc", "n_steps": 2},
     {"sampler": "dula", "n_steps": 2},
-    {"sampler": "acs", "n_steps": 2},
 ]
 _FROM = {"start": "marginal"}  # random bits are too far from the base for chains of few steps to come near
 METHODS: list[dict[str, Any]] = [
@@ -31,9 +29,7 @@ METHODS: list[dict[str, Any]] = [
     {"objective": "pseudo-likelihood"},
     *({"objective": "pcd", **walk, **_FROM} for walk in _WALKS),
     {"objective": "energy-discrepancy"},
-    {"objective": "energy-discrepancy", "noise": "bernoulli"},
     {"objective": "cnce"},
-    {"objective": "cnce", "noise": "marginal"},
     {"objective": "ratio-matching"},
     {"objective": "guided-ratio-matching"},
     {"objective": "probability-flow"},
@@ -41,7 +37,6 @@ METHODS: list[dict[str, Any]] = [
     {"objective": "cd", **_WALKS[0]},
     {"objective": "cd", **_WALKS[3]},
     {"objective": "short-run", **_WALKS[0], **_FROM, "n_steps": 20},
-    {"objective": "short-run", **_WALKS[1], **_FROM, "n_steps": 20},
     {"objective": "tempered-pcd", "sampler": "gwg", "n_steps": 2, "n_replicas": 4},
     {"objective": "pcd", "sampler": "gwg", "n_steps": 2},
 ]

@@ -18,8 +18,8 @@ from discrete_ebm.trainer import Batches, Trainer
 TITLE = "Time of a training update"
 _RBM = ("scikit-learn", "rbms", "learnergy", "ebmkit")
 SETTINGS: dict[str, dict[str, Any]] = {
-    "full": {"threads": 1, "visible": 784, "hidden": 500, "width": 256, "batch": 100, "rows": 20_000, "updates": 100,
-             "deep_updates": 30, "rounds": 5, "resnet": {"side": 28, "channels": 64, "steps": [1, 3], "rounds": 3,
+    "full": {"threads": 1, "visible": 784, "hidden": 500, "width": 256, "batch": 100, "rows": 5000, "updates": 50,
+             "deep_updates": 10, "rounds": 3, "resnet": {"side": 28, "channels": 64, "steps": [1, 3], "rounds": 2,
                                                          "recipe_steps": 40, "recipe_updates": 50_000},
              "peers_python": sys.executable},
     "small": {"threads": 1, "visible": 20, "hidden": 10, "width": 8, "batch": 10, "rows": 200, "updates": 5,

@@ -119,4 +119,9 @@ def test_what_suits_a_model_takes_the_place_of_the_general_defaults():
     assert adam["training"]["lr"] == run_config.DEFAULTS["training"]["lr"]
     other = run_config.resolve({"model": {"name": "rbm"}, "objective": {"name": "pseudo-likelihood"}})
     assert other["training"]["optimizer"] == "adam"
-    assert run_config.resolve({"model": {"name": "mlp"}})["training"]["optimizer"] == "adam"
+    mlp = run_config.resolve({"model": {"name": "mlp"}})
+    assert mlp["objective"] == {"name": "pseudo-likelihood", "sites": 8}
+    for asked in ({"sampler": {"name": "gwg"}}, {"objective": {"n_steps": 3}}, {"objective": {"name": "pcd"}}):
+        config = run_config.resolve({"model": {"name": "mlp"}}, asked)
+        assert config["objective"]["name"] == "pcd"
+        assert config["training"]["lr"] == run_config.DEFAULTS["training"]["lr"]

@@ -406,7 +406,7 @@ def test_data_of_another_kind_goes_to_the_objective_as_it_is():
         ({"lr": -1.0}, SettingError, "`lr` must be positive"),
         ({"clip": 0.0}, SettingError, "`clip`"),
         ({"warmup": -1}, SettingError, "`warmup`"),
-        ({"decay": "cosine"}, SettingError, "`decay`"),
+        ({"decay": "cosin"}, SettingError, "`decay`"),
         ({"ema": 1.0}, SettingError, "`ema`"),
         ({"seed": "a"}, SettingError, "`seed`"),
         ({"data": torch.zeros(0, 6)}, DataError, "at least one row"),
