@@ -27,7 +27,7 @@ def load_molecules(
         found = datasets.load(data, **options)
     else:
         path = _existing(data, "--data", datasets.names())
-        found = datasets.read(path, column, **options)
+        found = datasets.read(path, column, **options, progress=not quiet)
     rejected = found.rejections
     if rejected is not None and len(rejected) and not quiet:
         counts = ", ".join(f"{reason} {count:,}" for reason, count in rejected.counts().items())

@@ -121,6 +121,7 @@ def from_smiles(
     max_atoms: int = MAX_ATOMS,
     *,
     canonical: bool = False,
+    progress: bool = False,
 ) -> tuple[MoleculeSet, Rejections]:
     """Read SMILES into states; every entry is either kept or listed as a rejection.
 
@@ -132,12 +133,13 @@ def from_smiles(
         vocabulary: atom types; None builds it from the molecules that could be read.
         max_atoms: V; larger molecules are rejected with reason ``too_many_atoms``.
         canonical: the strings are RDKit's canonical SMILES without stereo already; twice as fast.
+        progress: show a bar, where it takes longer than a second.
     Returns:
         (MoleculeSet, Rejections) with ``len(set) + len(rejections) == number of entries``.
     Raises:
         MoleculeError: nothing was left and no vocabulary was given.
     """
-    graphs, rejections = read_many(smiles, canonical=canonical, max_heavy_atoms=max(max_atoms, 128))
+    graphs, rejections = read_many(smiles, canonical=canonical, max_heavy_atoms=max(max_atoms, 128), progress=progress)
     molecules = from_graphs(graphs, rejections, vocabulary, max_atoms)
     assert molecules.rejections is not None
     return molecules, molecules.rejections

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import QED, Descriptors, rdMolDescriptors
+from tqdm.auto import tqdm
 
 from discrete_ebm.errors import RegistryError, SettingError
 from graph_ebm.chem import isolate
@@ -240,7 +241,8 @@ def compute(
         properties: names, ``module:function`` paths or PropertySpecs (one string counts as one name).
         molecules: a MoleculeSet, SMILES strings, RDKit molecules, or None where there is no molecule.
         scoring: how ``module:function`` properties are run; by default in worker processes under limits of time and
-            memory, see :class:`graph_ebm.scoring.Scoring`. All others are computed here.
+            memory, see :class:`graph_ebm.scoring.Scoring`. All others are computed here; with its ``progress``
+            they show a bar too, where they take longer than a second.
     Returns:
         ({name: (n,) float64}, Failures). Reasons: ``no_molecule`` (None), ``parse_error`` and the other words of
         :data:`graph_ebm.chem.reader.REASONS` (the SMILES cannot be read), and those of
@@ -265,7 +267,9 @@ def compute(
 
     texts = []
     apart = any(item.path for item in specs)
-    for index, entry in enumerate(entries):
+    shown = scoring is not None and scoring.progress
+    bar = tqdm(entries, disable=not shown, desc="properties", unit="mol", leave=False, delay=1)
+    for index, entry in enumerate(bar):
         with rdBase.BlockLogs():
             molecule, text, reason, detail = _molecule(entry)
         texts.append(text)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rdkit import Chem
+from tqdm.auto import tqdm
 
 from discrete_ebm.errors import SmilesRejected
 from graph_ebm.chem import isolate
@@ -76,7 +77,12 @@ def read_one(entry: Any, *, canonical: bool = False, max_length: int = MAX_LENGT
 
 
 def read_many(
-    entries: Iterable[Any], *, canonical: bool = False, max_length: int = MAX_LENGTH, max_heavy_atoms: int = 128
+    entries: Iterable[Any],
+    *,
+    canonical: bool = False,
+    max_length: int = MAX_LENGTH,
+    max_heavy_atoms: int = 128,
+    progress: bool = False,
 ) -> tuple[list[ParsedGraph], Rejections]:
     """Read SMILES (or RDKit molecules) into kekulised graphs, with every refusal on record.
 
@@ -85,6 +91,7 @@ def read_many(
         canonical: the strings are RDKit's canonical SMILES without stereo already; skips one of two parses.
         max_length: longest SMILES in characters.
         max_heavy_atoms: largest molecule that is read.
+        progress: show a bar, where it takes longer than a second.
     Returns:
         (graphs, rejections), ``rejections.n_in == len(graphs) + len(rejections)``. The index of a kept graph in
         ``entries`` is in ``kept_indices(rejections)``.
@@ -95,7 +102,8 @@ def read_many(
         )
     graphs: list[ParsedGraph] = []
     rejections = Rejections()
-    for index, entry in enumerate(entries):
+    bar = tqdm(entries, disable=not progress, desc="reading molecules", unit="mol", leave=False, delay=1)
+    for index, entry in enumerate(bar):
         rejections.n_in += 1
         outcome = read_one(entry, canonical=canonical, max_length=max_length, n_atoms=max_heavy_atoms)
         if isinstance(outcome, Refusal):

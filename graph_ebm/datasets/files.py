@@ -47,6 +47,7 @@ def read(
     properties: Sequence[str] | None = None,
     vocabulary: Vocabulary | None = None,
     max_atoms: int = MAX_ATOMS,
+    progress: bool = False,
 ) -> MoleculeSet:
     """Molecules of a file, with its numeric columns as properties and every refusal in ``.rejections``.
 
@@ -60,6 +61,7 @@ def read(
         properties: columns (or SDF fields) to keep as numbers, blanks and text become NaN; None = every column in
             which all filled cells are numbers.
         vocabulary, max_atoms: of the space; see :func:`graph_ebm.from_smiles`.
+        progress: show a bar, where it takes longer than a second.
     Returns:
         MoleculeSet; ``len(set) + len(set.rejections) == set.rejections.n_in``.
     Raises:
@@ -77,7 +79,7 @@ def read(
             f"`properties` must be columns of {path}; got {missing}. Columns: {', '.join(table.columns) or 'none'}."
         )
     readable = ["" if isinstance(text, Refusal) else text for text in texts]
-    molecules, found = from_smiles(readable, vocabulary, max_atoms)
+    molecules, found = from_smiles(readable, vocabulary, max_atoms, progress=progress)
     items = []
     for item in found:
         refusal = texts[item.index]

@@ -134,3 +134,27 @@ def test_no_molecules_is_no_error():
     values, failures = properties.compute(["qed", "sa"], [])
     assert values["qed"].shape == (0,)
     assert str(failures) == "no failures"
+
+
+def test_long_work_on_molecules_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
+    from functools import partial
+
+    import tqdm.auto
+
+    from graph_ebm import cli_data
+    from graph_ebm.chem import parse
+    from graph_ebm.scoring import Scoring
+
+    for module in (parse, properties):  # without the second that they wait
+        monkeypatch.setattr(module, "tqdm", lambda *args, **kw: tqdm.auto.tqdm(*args, **{**kw, "delay": 0}))
+    (tmp_path / "mine.smi").write_text("CCO\nCC\nC1CC\n")
+    read = partial(cli_data.load_molecules, str(tmp_path / "mine.smi"))
+    assert len(read(quiet=True)) == 2
+    properties.compute(["mw"], ["CC", "CO"])
+    assert "mol" not in capsys.readouterr().err
+    read()
+    assert "reading molecules" in (shown := capsys.readouterr().err)
+    assert "/3" in shown
+    properties.compute(["mw"], ["CC", "CO"], Scoring(progress=True))
+    assert "properties" in (shown := capsys.readouterr().err)
+    assert "/2" in shown
