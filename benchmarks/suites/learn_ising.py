@@ -36,8 +36,8 @@ _GRAPHS: list[dict[str, Any]] = [
     {"kind": "lattice", "side": 25, "coupling": 0.2},
     {"kind": "random", "nodes": 200, "degree": 2},
 ]
-_CONTACTS: dict[str, Any] = {"sites": 50, "k": 21, "contacts": 50, "apart": 4, "coupling": 1.0, "field": 1.0,
-                             "rows": 1000, "sweeps": 50}  # fmt: skip
+_CONTACTS: dict[str, Any] = {"sites": 50, "k": 21, "contacts": 50, "apart": 4, "coupling": 0.5, "field": 1.0,
+                             "rows": 500, "sweeps": 50}  # fmt: skip
 _POTTS: list[dict[str, Any]] = [
     {"objective": "pseudo-likelihood"},
     {"objective": "pcd", "sampler": "gibbs", "n_steps": 1},
