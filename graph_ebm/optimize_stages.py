@@ -119,6 +119,7 @@ class Stages:
         config = {
             "kind": f"{_KIND}.samples",
             "energy": energy_digest(model.energy),
+            "experts": list(generated.expert_energies),
             "acceptance": generated.acceptance,
             "trace": generated.trace,
             "settings": generated.settings,
@@ -137,7 +138,7 @@ class Stages:
             return None
         if config.get("kind") != f"{_KIND}.samples" or config.get("energy") != energy_digest(model.energy):
             return None
-        experts = {name.removeprefix("expert."): value for name, value in tensors.items() if name.startswith("expert.")}
+        experts = {name: tensors[f"expert.{name}"] for name in config["experts"]}  # the file has another order
         return Generated(
             tensors["x"],
             model.space,

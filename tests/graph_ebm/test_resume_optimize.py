@@ -132,7 +132,7 @@ def optimized(folder, data, **changes):
 def outcome(result) -> dict:
     return {
         "smiles": result.generated.smiles,
-        "molecules": [{k: v for k, v in row.items() if v == v} for row in result.molecules],
+        "molecules": [[(k, v) for k, v in row.items() if v == v] for row in result.molecules],  # order of columns too
         "energy": digest({"energy": result.model.energy.state_dict(), "e": result.generated.energy}),
         "figures": {k: str(v) for k, v in result.figures.items() if k != "seconds"},
     }
