@@ -21,7 +21,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "full": {"threads": 2, "side": 128, "chains": 64, "sweeps": [1, 16], "steps": 50, "peer_sweeps": 200,
              "sizes": [32, 128, 512, 1024, 3163], "beta": 0.44, "tiny": 16, "peers_python": sys.executable},
     "small": {"threads": 1, "side": 16, "chains": 8, "sweeps": [1], "steps": 2, "peer_sweeps": 4, "sizes": [16],
-              "beta": 0.44, "peers_python": sys.executable},
+              "beta": 0.44, "tiny": 4, "peers_python": sys.executable},
 }  # fmt: skip
 EXTENDABLE = ("peers_python",)
 

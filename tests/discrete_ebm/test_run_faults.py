@@ -31,7 +31,7 @@ STORED = Path(__file__).parent / "stored"
 def fit(folder, n=6, **options):
     energy = de.energies.BernoulliRBM(6, 4, scale=0.1, seed=0)
     data = energy.space.random(40, torch.Generator().manual_seed(1))
-    return de.fit(energy, data, PCD(sampler="gibbs", n_steps=1, bank_size=10), n, 7, output=folder,
+    return de.fit(energy, data, PCD(sampler="gibbs", n_steps=1, bank_size=10, start="random"), n, 7, output=folder,
                   **{"seed": 3, "progress": False, "checkpoint_every": 2, **options})  # fmt: skip
 
 
