@@ -129,7 +129,7 @@ def learnergy(problem: dict[str, Any], model: str) -> Built:
             cost.backward()
             rbm.optimizer.step()
 
-    return update, version("learnergy"), "CD from the data (it has no PCD), without the pseudo-likelihood that its fit adds"
+    return update, version("learnergy"), "CD from the data (it has no PCD), without its pseudo-likelihood"
 
 
 def scikit_learn(problem: dict[str, Any], model: str) -> Built:
