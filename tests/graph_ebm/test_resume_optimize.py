@@ -73,9 +73,7 @@ def cut_at(monkeypatch, update: int) -> None:
         monkeypatch.setattr(objective, "loss", stopped)
 
 
-@pytest.mark.parametrize(
-    "update", [pytest.param(1, marks=pytest.mark.slow), 6, pytest.param(11, marks=pytest.mark.slow), 12]
-)
+@pytest.mark.parametrize("update", [*(pytest.param(update, marks=pytest.mark.slow) for update in (1, 6, 11)), 12])
 def test_an_expert_cut_in_any_part_goes_on_to_the_bit(tmp_path, monkeypatch, data, base, whole, update):
     with monkeypatch.context() as patch:
         cut_at(patch, update)
@@ -92,6 +90,7 @@ def test_an_expert_cut_in_any_part_goes_on_to_the_bit(tmp_path, monkeypatch, dat
     assert bits(finished) == whole
 
 
+@pytest.mark.slow
 def test_an_expert_cut_while_its_samples_are_drawn_goes_on_to_the_bit(tmp_path, monkeypatch, data, base, whole):
     fresh = experts._fresh
 
@@ -108,7 +107,9 @@ def test_an_expert_cut_while_its_samples_are_drawn_goes_on_to_the_bit(tmp_path, 
 
 def test_an_expert_of_another_base_or_setting_is_refused(tmp_path, data, base):
     short = {**EXPERT, "n_iterations": 2, "correct": False}
+    before = torch.get_rng_state()
     train_expert(data[:60], base, data, output=tmp_path, **short)
+    assert torch.equal(before, torch.get_rng_state()), "the generator of torch is left alone"
     with pytest.raises(SettingError, match="other molecules"):
         train_expert(data[:50], base, data, output=tmp_path, resume=True, **short)
     other = training.train(data, n_iterations=2, seed=2, **TINY)
@@ -242,9 +243,3 @@ cli.main(arguments)
     assert whole.read_text() == cut.read_text()
     assert json.loads((tmp_path / "cut" / "run.json").read_text())["interrupted"] is False
     assert call("none", "optimize", "--resume", "cut", "--seed", "3").returncode == 2
-
-
-def test_the_generator_of_torch_is_left_alone(tmp_path, data, base):
-    before = torch.get_rng_state()
-    train_expert(data[:60], base, data, output=tmp_path, **{**EXPERT, "n_iterations": 2})
-    assert torch.equal(before, torch.get_rng_state())
